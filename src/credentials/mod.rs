@@ -1,0 +1,48 @@
+//! Who we are: a client id, one or two client secrets, the scopes to ask for and, where needed,
+//! the organization.
+//!
+//! [`Credentials`] come from the program itself ([`Credentials::new`]), from environment variables
+//! ([`Credentials::from_env`]) or from a file of the Adobe Developer Console
+//! ([`Credentials::from_console_file`]). What is read from outside is checked at once, and an error
+//! names the variable or the field at fault. What the program sets is checked when a token source
+//! is built from it.
+//!
+//! A [`ClientSecret`] is wrapped where it enters and wiped where it ends. No `Debug` and no error
+//! of this module shows one, not even where a file holds it in the wrong place.
+//!
+//! A Console credential has up to two secrets at once, so that one can be replaced while the other
+//! still works; [`Credentials`] carry both.
+//!
+//! # Example
+//!
+//! ```
+//! use tower_adobe_auth::{ConfigError, Credentials};
+//!
+//! # fn main() -> Result<(), ConfigError> {
+//! let credentials = Credentials::from_console_json(
+//!     r#"{
+//!         "CLIENT_ID": "4f5a",
+//!         "CLIENT_SECRETS": ["p8e-current", "p8e-next"],
+//!         "SCOPES": ["openid", "AdobeID", "firefly_api"],
+//!         "ORG_ID": "1234@AdobeOrg"
+//!     }"#,
+//! )?;
+//!
+//! assert_eq!(credentials.client_id(), "4f5a");
+//! assert_eq!(credentials.org_id(), Some("1234@AdobeOrg"));
+//! assert!(!format!("{credentials:?}").contains("p8e"));
+//! # Ok(())
+//! # }
+//! ```
+
+mod console;
+#[expect(clippy::module_inception, reason = "a file is named after its main type")]
+mod credentials;
+mod json;
+mod scopes;
+mod secret;
+mod variables;
+
+pub use credentials::Credentials;
+pub use scopes::Scopes;
+pub use secret::ClientSecret;

@@ -1,0 +1,260 @@
+//! One token request, one answer.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use http_body::Body;
+use http_body_util::Full;
+use tokio::{runtime::Handle, time::timeout};
+use tower_service::Service;
+
+use super::{
+    environment::Environment,
+    request::token_request,
+    response,
+    tower_transport::TowerTransport,
+    transport::{Transport, default_transport},
+};
+use crate::{
+    clock::Clock,
+    credentials::Credentials,
+    error::{BoxError, ConfigError, ErrorKind, TokenError},
+    token::TokenResponse,
+};
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks Adobe's IMS for access tokens with the `client_credentials` grant.
+///
+/// Each [`request_token`](Self::request_token) is one request and one answer: nothing is kept,
+/// repeated or shared between calls. Adobe throttles integrations that ask too often, so requests
+/// to APIs should take their token from a [`TokenSource`](crate::TokenSource), which uses an
+/// `ImsClient` beneath.
+///
+/// Cloning is cheap. `Debug` shows no secret.
+///
+/// # Example
+///
+/// ```no_run
+/// use tower_adobe_auth::{Credentials, ImsClient};
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let ims = ImsClient::new(Credentials::new("client-id", "client-secret"))?;
+/// let response = ims.request_token().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ImsClient {
+    inner: Arc<Inner>,
+    clock: Clock,
+}
+
+struct Inner {
+    credentials: Credentials,
+    token_url: Uri,
+    request_timeout: Duration,
+    transport: Arc<dyn Transport>,
+}
+
+impl ImsClient {
+    /// A client for Adobe's production IMS, with the defaults of [`ImsClientBuilder`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`ImsClientBuilder::build`].
+    pub fn new(credentials: Credentials) -> Result<Self, ConfigError> {
+        Self::builder(credentials).build()
+    }
+
+    /// A client with settings of your own.
+    pub fn builder(credentials: Credentials) -> ImsClientBuilder {
+        ImsClientBuilder {
+            credentials,
+            environment: Environment::default(),
+            request_timeout: REQUEST_TIMEOUT,
+            connect_timeout: CONNECT_TIMEOUT,
+            transport: None,
+        }
+    }
+
+    /// Reads the wall clock from `clock`.
+    #[must_use]
+    pub(crate) fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sends one token request and reads its answer.
+    ///
+    /// The token's life is what IMS says in `expires_in`, cut to what the token's own claims leave
+    /// of it. The response carries the client id and the organization of the credentials.
+    ///
+    /// Dropping the future cancels the request.
+    ///
+    /// # Errors
+    ///
+    /// - [`Rejected`](ErrorKind::Rejected): IMS refused the credentials or the request (any 4xx
+    ///   but 408 and 429).
+    /// - [`Throttled`](ErrorKind::Throttled), [`Unavailable`](ErrorKind::Unavailable): 429 and 5xx.
+    /// - [`Connection`](ErrorKind::Connection): IMS could not be reached, or the connection broke.
+    /// - [`Timeout`](ErrorKind::Timeout): the whole answer was not there within the request
+    ///   timeout.
+    /// - [`Malformed`](ErrorKind::Malformed): the answer was no usable token, a redirect, or
+    ///   larger than 64 KiB.
+    /// - [`NoRuntime`](ErrorKind::NoRuntime): it was called outside a Tokio runtime.
+    ///
+    /// # Panics
+    ///
+    /// When the Tokio runtime was built without its time driver.
+    pub async fn request_token(&self) -> Result<TokenResponse, TokenError> {
+        if Handle::try_current().is_err() {
+            let message = "a token can only be requested inside a Tokio runtime";
+            return Err(TokenError::new(ErrorKind::NoRuntime, message));
+        }
+
+        let Inner { credentials, token_url, request_timeout, transport } = &*self.inner;
+        let request = token_request(credentials, token_url.clone());
+        let answer = timeout(*request_timeout, transport.send(request)).await.map_err(|_| {
+            let message = format!("IMS did not answer within {request_timeout:?}");
+            TokenError::new(ErrorKind::Timeout, message)
+        })??;
+
+        let client_secret = credentials.client_secret().expose_secret();
+        let response = response::read(&answer, client_secret, self.clock.now().wall)?;
+        let response = response.with_client_id(credentials.client_id());
+        Ok(match credentials.org_id() {
+            Some(org_id) => response.with_org_id(org_id),
+            None => response,
+        })
+    }
+}
+
+impl fmt::Debug for ImsClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImsClient")
+            .field("client_id", &self.inner.credentials.client_id())
+            .field("token_url", &self.inner.token_url)
+            .field("request_timeout", &self.inner.request_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The settings of an [`ImsClient`].
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct ImsClientBuilder {
+    credentials: Credentials,
+    environment: Environment,
+    request_timeout: Duration,
+    connect_timeout: Duration,
+    transport: Option<Arc<dyn Transport>>,
+}
+
+impl ImsClientBuilder {
+    /// Sets which IMS is asked. Default: [`Environment::Production`].
+    pub fn environment(mut self, environment: Environment) -> Self {
+        self.environment = environment;
+        self
+    }
+
+    /// Sets how long a token request may take in all, from connecting to the last byte of the
+    /// body. Default: 10 s.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// Sets how long connecting may take. Default: 5 s.
+    ///
+    /// A client of your own keeps its own connect timeout.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets the HTTP client that reaches IMS: any Tower service, such as hyper-util's. Default:
+    /// a reqwest client made for this purpose.
+    ///
+    /// The service is cloned for each request, and the clone is polled ready before it is called.
+    /// It should neither follow redirects nor log bodies: the body holds the client secret.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    /// use tower_adobe_auth::{Credentials, ImsClient};
+    ///
+    /// // With a TLS connector in place of `build_http`.
+    /// let http = Client::builder(TokioExecutor::new()).build_http();
+    /// let ims = ImsClient::builder(Credentials::new("client-id", "client-secret"))
+    ///     .transport(http)
+    ///     .build()?;
+    /// # Ok::<(), tower_adobe_auth::ConfigError>(())
+    /// ```
+    pub fn transport<S, B>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        self.transport = Some(Arc::new(TowerTransport::new(service)));
+        self
+    }
+
+    /// Builds the client.
+    ///
+    /// # Errors
+    ///
+    /// When the credentials cannot be sent, a timeout is zero, or no HTTP client can be had: the
+    /// default one cannot be built, or the feature `reqwest` is off and no
+    /// [`transport`](Self::transport) was given.
+    pub fn build(self) -> Result<ImsClient, ConfigError> {
+        self.credentials.check()?;
+        if self.request_timeout.is_zero() {
+            return Err(ConfigError::new("the request timeout is zero"));
+        }
+        if self.connect_timeout.is_zero() {
+            return Err(ConfigError::new("the connect timeout is zero"));
+        }
+        let token_url = self.environment.token_url();
+        let transport = match self.transport {
+            Some(transport) => transport,
+            None => default_transport(&token_url, self.connect_timeout)?,
+        };
+        let inner = Inner {
+            credentials: self.credentials,
+            token_url,
+            request_timeout: self.request_timeout,
+            transport,
+        };
+        Ok(ImsClient { inner: Arc::new(inner), clock: Clock::default() })
+    }
+}
+
+#[cfg(feature = "reqwest")]
+impl ImsClientBuilder {
+    /// Sets the reqwest client that reaches IMS. Default: one made for this purpose.
+    ///
+    /// Build it with `redirect::Policy::none()`. A client that follows redirects may send the
+    /// client secret on to another host; an answer that came from another URL is an error.
+    pub fn reqwest_client(mut self, client: reqwest::Client) -> Self {
+        self.transport = Some(Arc::new(super::reqwest_transport::ReqwestTransport::new(client)));
+        self
+    }
+}
+
+impl fmt::Debug for ImsClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImsClientBuilder")
+            .field("client_id", &self.credentials.client_id())
+            .field("environment", &self.environment)
+            .field("request_timeout", &self.request_timeout)
+            .field("connect_timeout", &self.connect_timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,139 @@
+//! What `http::Request` and `reqwest::Request` have in common, as far as the layer needs it.
+
+use std::borrow::Cow;
+
+use http::{Extensions, HeaderMap, Uri, header::HOST, uri::Authority};
+
+/// A request that the layer can authorize: `http::Request<B>` of any body, or `reqwest::Request`.
+///
+/// Sealed: it says only what the layer needs.
+pub trait Message: sealed::Sealed {}
+
+pub(crate) mod sealed {
+    use super::{Cow, Extensions, HeaderMap, Target};
+
+    pub trait Sealed {
+        /// Where the request goes, or `None` if it does not say.
+        fn target(&self) -> Option<Target<'_>>;
+        fn headers_mut(&mut self) -> &mut HeaderMap;
+        /// The request's own wishes, where it can carry any.
+        fn extensions(&self) -> Option<&Extensions>;
+        /// The URI to be shown: without userinfo and query.
+        fn shown_uri(&self) -> Cow<'static, str>;
+    }
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+pub struct Target<'a> {
+    pub(super) scheme: Scheme,
+    pub(super) host: Cow<'a, str>,
+    pub(super) port: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Http,
+    Https,
+    /// An origin-form URI has no scheme: the connection that it is sent on decides.
+    Unsaid,
+    Other,
+}
+
+impl Scheme {
+    fn of(scheme: &str) -> Self {
+        match scheme {
+            "https" => Self::Https,
+            "http" => Self::Http,
+            _ => Self::Other,
+        }
+    }
+
+    /// The port that is meant where none is written.
+    const fn default_port(self) -> Option<u16> {
+        match self {
+            Self::Http => Some(80),
+            Self::Https => Some(443),
+            Self::Unsaid | Self::Other => None,
+        }
+    }
+}
+
+impl<B> Message for http::Request<B> {}
+
+impl<B> sealed::Sealed for http::Request<B> {
+    fn target(&self) -> Option<Target<'_>> {
+        let uri = self.uri();
+        match uri.host() {
+            Some(host) => {
+                let scheme = uri.scheme_str().map_or(Scheme::Unsaid, Scheme::of);
+                let port = uri.port_u16().or(scheme.default_port());
+                Some(Target { scheme, host: Cow::Borrowed(host), port })
+            }
+            None => host_header(self.headers()),
+        }
+    }
+
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        Self::headers_mut(self)
+    }
+
+    fn extensions(&self) -> Option<&Extensions> {
+        Some(Self::extensions(self))
+    }
+
+    fn shown_uri(&self) -> Cow<'static, str> {
+        Cow::Owned(shown(self.uri()))
+    }
+}
+
+/// Where an origin-form request goes: one `Host` header, or nobody knows.
+fn host_header(headers: &HeaderMap) -> Option<Target<'static>> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (host, None) = (hosts.next()?, hosts.next()) else {
+        return None;
+    };
+    let authority = Authority::try_from(host.as_bytes()).ok()?;
+    if authority.as_str().contains('@') {
+        return None;
+    }
+    let host = Cow::Owned(authority.host().to_owned());
+    Some(Target { scheme: Scheme::Unsaid, host, port: authority.port_u16() })
+}
+
+fn shown(uri: &Uri) -> String {
+    let scheme = uri.scheme_str().map_or_else(String::new, |scheme| format!("{scheme}://"));
+    let host = uri.host().unwrap_or_default();
+    let port = uri.port_u16().map_or_else(String::new, |port| format!(":{port}"));
+    format!("{scheme}{host}{port}{}", uri.path())
+}
+
+#[cfg(feature = "reqwest")]
+impl Message for reqwest::Request {}
+
+#[cfg(feature = "reqwest")]
+impl sealed::Sealed for reqwest::Request {
+    fn target(&self) -> Option<Target<'_>> {
+        let url = self.url();
+        let host = Cow::Borrowed(url.host_str()?);
+        let scheme = Scheme::of(url.scheme());
+        Some(Target { scheme, host, port: url.port().or(scheme.default_port()) })
+    }
+
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        Self::headers_mut(self)
+    }
+
+    fn extensions(&self) -> Option<&Extensions> {
+        None
+    }
+
+    fn shown_uri(&self) -> Cow<'static, str> {
+        let mut url = self.url().clone();
+        // Neither can fail for a URL that has a host, and this one has.
+        let _ = (url.set_username(""), url.set_password(None));
+        url.set_query(None);
+        url.set_fragment(None);
+        Cow::Owned(url.into())
+    }
+}

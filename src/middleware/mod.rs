@@ -1,0 +1,25 @@
+//! The middleware: [`AdobeAuthLayer`] wraps a service in [`AdobeAuth`], whose future is
+//! [`ResponseFuture`].
+//!
+//! What happens to a request is decided once, in [`Authorizer`], for every kind of stack: is its
+//! [host](AllowedHosts) one that gets a token, which source's token, and which headers.
+
+mod authorizer;
+mod future;
+mod hosts;
+mod layer;
+mod message;
+mod options;
+mod service;
+
+pub use self::{
+    future::ResponseFuture,
+    hosts::AllowedHosts,
+    layer::AdobeAuthLayer,
+    message::Message,
+    options::{AcquireTimeout, MinLifetime, NoAuthorization},
+    service::AdobeAuth,
+};
+
+#[cfg(feature = "reqwest-middleware")]
+pub(crate) use self::authorizer::{Authorization, Authorizer};

@@ -1,0 +1,97 @@
+//! An Adobe IMS on loopback, to test services with that talk to Adobe.
+//!
+//! [`MockIms`] is a real HTTP server with the token endpoint of IMS and its manners: client secrets
+//! that can be rotated, tokens in the shape and size of Adobe's that expire and can be revoked,
+//! errors in Adobe's words. Beside it, on a port of its own, stands an API that is guarded by those
+//! tokens. Nothing in the code under test is replaced: it runs as in production, with two other
+//! URLs.
+//!
+//! # A first test
+//!
+//! ```
+//! # #[cfg(not(feature = "reqwest"))]
+//! # fn main() {}
+//! # #[cfg(feature = "reqwest")]
+//! use tower_adobe_auth::mock::MockIms;
+//! # #[cfg(feature = "reqwest")]
+//! use tower_adobe_auth::{Credentials, Environment, TokenSource};
+//!
+//! # #[cfg(feature = "reqwest")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let ims = MockIms::start().await;
+//! let tokens = TokenSource::builder(Credentials::new(MockIms::CLIENT_ID, MockIms::CLIENT_SECRET))
+//!     .environment(Environment::custom(ims.url())?)
+//!     .build()?;
+//!
+//! let (one, another) = tokio::join!(tokens.token(), tokens.token());
+//!
+//! assert_eq!(one?.expose_secret(), another?.expose_secret());
+//! assert_eq!(ims.token_requests(), 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A service that takes the URLs of IMS and of the API from its configuration is tested the same
+//! way: give it [`url`](MockIms::url) and [`api_url`](MockIms::api_url), allow the host `127.0.0.1`
+//! in the layer, and look at [`api_unauthorized`](MockIms::api_unauthorized) in the end.
+//!
+//! # Making things go wrong
+//!
+//! | to see what happens when | do |
+//! | --- | --- |
+//! | IMS fails for a while | [`respond_with`](MockIms::respond_with)([`Answer::unavailable()`]), later [`respond_normally`](MockIms::respond_normally) |
+//! | IMS fails once, then throttles, then recovers | [`respond_next`](MockIms::respond_next)`([Answer::unavailable(), Answer::throttled(2)])` |
+//! | IMS cannot be reached | [`go_down`](MockIms::go_down), later [`come_back`](MockIms::come_back) |
+//! | IMS is slow, or never answers | [`set_delay`](MockIms::set_delay), [`Answer::hang()`] |
+//! | something else answers in its place | [`Answer::raw`]`(200, "text/html", "<html>…")` |
+//! | tokens expire under load | [`set_token_lifetime`](MockIms::set_token_lifetime) to a second or less |
+//! | a token is revoked | [`revoke`](MockIms::revoke), [`revoke_all`](MockIms::revoke_all) |
+//! | the client's secret is rotated | [`set_secrets`](MockIms::set_secrets) |
+//! | the API refuses a good token, once or for ever | [`api_respond_next`](MockIms::api_respond_next)`([401])`, [`api_respond_with`](MockIms::api_respond_with)`(401)` |
+//!
+//! # What IMS answers
+//!
+//! * `POST /ims/token/v3` (and `v2`, `v4`): a token for `grant_type=client_credentials`,
+//!   `client_id`, `client_secret` and `scope`, as a form or, as IMS takes it too, in the query. Else
+//!   400 with an `error` of RFC 6749 and an `x-debug-id`.
+//! * `POST /token`: the same for the id and the secret alone, as PDF Services has it, with
+//!   `expires_in` as a string.
+//! * `POST /ims/validate_token/v1`: whether a token lives. `POST /ims/revoke`: ends it.
+//!
+//! Request bodies are read up to 64 KiB.
+//!
+//! # What the API answers
+//!
+//! * Any path: 200 with `{"ok": true, "method", "path", "org", "body_bytes"}` (`org` says whether
+//!   `x-gw-ims-org-id` came) for a request with one living bearer token and its client's id as
+//!   `x-api-key`. 401 with 401013 for a token that is not valid; 403 with 403010 for none at all,
+//!   and with 403000 or 403003 for a missing or wrong `x-api-key`.
+//! * `/storage/…`: as pre-signed URLs behave, 200 without an `Authorization` header and 400 with
+//!   one. Ask for it by a name that the layer was not told to allow, such as `localhost`.
+//!
+//! # Clocks
+//!
+//! The mock lives by the real clock, on a thread of its own. Under a paused clock (tokio's
+//! `start_paused`) the runtime of the test takes a wait for its answer for idleness and moves on to
+//! the next timer at once: a timeout then fires before the answer is there. With short
+//! [lifetimes](MockIms::set_token_lifetime), tests on the real clock are quick as well.
+
+mod answer;
+mod api;
+mod builder;
+mod clients;
+mod endpoints;
+mod grant;
+mod mock_ims;
+mod reply;
+mod script;
+mod server;
+mod state;
+mod token_request;
+mod tokens;
+
+pub use self::answer::Answer;
+pub use self::builder::MockImsBuilder;
+pub use self::mock_ims::MockIms;
+pub use self::token_request::TokenRequest;

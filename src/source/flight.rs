@@ -1,0 +1,155 @@
+//! One refresh: a task that asks for a token, and the guard that lands it.
+//!
+//! The task belongs to the source, not to a caller: dropping a caller does not end it. However it
+//! ends (with a token, an error, a panic, with its runtime) the [`Landing`] tells those who wait.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{debug, info, warn};
+
+use super::shared::Shared;
+use crate::{
+    error::{ErrorKind, TokenError},
+    token::AccessToken,
+};
+
+/// How a flight ends.
+pub(super) type Outcome = Result<AccessToken, TokenError>;
+
+/// What a flight tells those who wait for it, once it has landed.
+pub(super) type Joined = watch::Receiver<Option<Outcome>>;
+
+/// The other end of [`Joined`]; when it is dropped, those who wait stop waiting.
+pub(super) type Landing = watch::Sender<Option<Outcome>>;
+
+pub(super) fn channel() -> (Landing, Joined) {
+    watch::channel(None)
+}
+
+/// Waits until the flight has landed. Cancel safe: a flight does not care who waits for it.
+pub(super) async fn join(mut flight: Joined) -> Outcome {
+    match flight.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(outcome)) => outcome.clone(),
+        _ => Err(lost()),
+    }
+}
+
+/// Asks for a token, a few times if need be, and lands.
+pub(super) fn fly(shared: Arc<Shared>, landing: Landing) -> impl Future<Output = ()> + Send {
+    // Made here, not at the first poll: a runtime that is shutting down drops the future unpolled.
+    let mut guard = Guard { shared, landing: Some(landing) };
+    async move {
+        let mut closed = guard.shared.closed();
+        let outcome = tokio::select! {
+            biased;
+            _ = closed.wait_for(|closed| *closed) => Err(shut_down()),
+            outcome = attempts(&guard.shared) => outcome,
+        };
+        guard.land(outcome);
+    }
+}
+
+async fn attempts(shared: &Shared) -> Outcome {
+    let settings = &shared.settings;
+    let start = Instant::now();
+    let mut attempt = 1;
+    loop {
+        let error = match attempt_once(shared).await {
+            Ok(token) => {
+                let expires_in = token.lifetime().as_secs_f64();
+                let duration = start.elapsed().as_secs_f64();
+                let generation = token.generation();
+                info!(attempt, duration, expires_in, generation, "fetched an access token");
+                return Ok(token);
+            }
+            Err(error) => error,
+        };
+
+        let delay = shared.fail(&error);
+        warn!(
+            attempt,
+            error = &error as &dyn std::error::Error,
+            next_try_in = delay.as_secs_f64(),
+            "could not fetch an access token"
+        );
+        let patience = match error.retry_after() {
+            Some(_) => settings.acquire_timeout,
+            None => settings.retry_for,
+        };
+        let last = attempt >= settings.attempts
+            || !is_worth_another_try(&error)
+            || start.elapsed() + delay > patience;
+        if last {
+            return Err(error.retry_in_after(delay));
+        }
+        debug!(attempt, delay = delay.as_secs_f64(), "trying again");
+        sleep(delay).await;
+        attempt += 1;
+    }
+}
+
+async fn attempt_once(shared: &Shared) -> Outcome {
+    let limit = shared.settings.attempt_timeout;
+    // The life of the token counts from here, before the request is sent.
+    let sent = shared.now();
+    let response = timeout(limit, shared.fetcher.fetch_token()).await.unwrap_or_else(|_| {
+        Err(TokenError::new(ErrorKind::Timeout, format!("no token was fetched within {limit:?}")))
+    })?;
+    AccessToken::new(response, sent, shared.next_generation())
+}
+
+/// Whether the same request may bring a token a moment later. A malformed answer may have cost a
+/// token at IMS, and is not asked for again while callers wait.
+fn is_worth_another_try(error: &TokenError) -> bool {
+    error.is_transient() && error.kind() != ErrorKind::Malformed
+}
+
+/// Lands the flight, at the latest when it is dropped.
+struct Guard {
+    shared: Arc<Shared>,
+    landing: Option<Landing>,
+}
+
+impl Guard {
+    fn land(&mut self, outcome: Outcome) {
+        if let Some(landing) = self.landing.take() {
+            self.shared.land(&outcome);
+            landing.send_replace(Some(outcome));
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.landing.is_none() {
+            return;
+        }
+        let error = if thread::panicking() {
+            TokenError::new(ErrorKind::Panicked, "the code that fetches the token panicked")
+        } else {
+            lost()
+        };
+        let delay = self.shared.fail(&error);
+        warn!(error = &error as &dyn std::error::Error, "a token request ended without an answer");
+        self.land(Err(with_delay(&error, delay)));
+    }
+}
+
+fn with_delay(error: &TokenError, delay: Duration) -> TokenError {
+    if delay.is_zero() { error.clone() } else { error.retry_in_after(delay) }
+}
+
+fn lost() -> TokenError {
+    TokenError::new(
+        ErrorKind::RuntimeLost,
+        "the runtime that fetched the token ended before the answer came",
+    )
+}
+
+fn shut_down() -> TokenError {
+    TokenError::new(ErrorKind::Shutdown, "the token source was shut down")
+}

@@ -1,0 +1,62 @@
+//! The task that renews the token also when nobody calls.
+
+use std::{
+    future::pending,
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, sync::watch, time::sleep};
+
+use super::shared::Shared;
+
+/// The longest sleep. The timer stands still while the machine sleeps, the wall clock does not:
+/// this often the keeper looks at it.
+const LONGEST_NAP: Duration = Duration::from_secs(60);
+
+/// Starts the keeper of this source on `runtime`, unless it is at work already.
+pub(super) fn ensure(shared: &Arc<Shared>, runtime: &Handle) {
+    if !shared.keeper().swap(true, Ordering::AcqRel) {
+        let presence = Presence(Arc::downgrade(shared));
+        runtime.spawn(keep_warm(presence, shared.subscribe()));
+    }
+}
+
+/// Sees to it that flights start when they are due. Ends when the source is closed or gone.
+async fn keep_warm(source: Presence, mut changes: watch::Receiver<()>) {
+    loop {
+        changes.mark_unchanged();
+        // The source is not kept alive while its keeper sleeps.
+        let wake = match source.0.upgrade() {
+            Some(shared) if !shared.is_closed() => shared.until_wake(),
+            _ => return,
+        };
+        let nap = async {
+            match wake {
+                Some(wake) => sleep(wake.min(LONGEST_NAP)).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            changed = changes.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+            () = nap => {}
+        }
+        if let Some(shared) = source.0.upgrade() {
+            shared.renew_if_due();
+        }
+    }
+}
+
+/// Says that a keeper is at work, until it is dropped: also with its runtime.
+struct Presence(Weak<Shared>);
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.keeper().store(false, Ordering::Release);
+        }
+    }
+}

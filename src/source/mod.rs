@@ -1,0 +1,24 @@
+//! The shared token: one source, kept fresh by one flight at a time.
+//!
+//! What a source knows is a plain [`State`](state::State) behind a mutex that is held for a few
+//! lines at a time. What to do next is decided there, by pure functions of that state and the
+//! time. A [`flight`] is one refresh: a task of its own, which no caller's life decides over. The
+//! [`keeper`] starts flights when nobody calls.
+
+mod backoff;
+mod builder;
+mod fetch;
+mod flight;
+mod keeper;
+mod schedule;
+mod shared;
+mod state;
+mod status;
+mod token_source;
+
+pub use self::{
+    builder::TokenSourceBuilder,
+    fetch::FetchToken,
+    status::{Status, StatusChanges},
+    token_source::TokenSource,
+};

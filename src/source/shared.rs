@@ -1,0 +1,275 @@
+//! What the handles, the flight and the keeper of one source have in common.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::{runtime::Handle, sync::watch};
+
+use super::{
+    backoff::Backoff,
+    fetch::ErasedFetchToken,
+    flight::{self, Joined, Outcome},
+    keeper,
+    schedule::Schedule,
+    state::{Current, Decision, State},
+    status::Status,
+};
+use crate::{
+    clock::{Clock, Moment},
+    error::{ErrorKind, TokenError},
+    token::AccessToken,
+};
+
+/// How a source behaves.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) schedule: Schedule,
+    pub(super) backoff: Backoff,
+    pub(super) clock: Clock,
+    /// Whether the token is renewed also without traffic.
+    pub(super) keep_warm: bool,
+    pub(super) acquire_timeout: Duration,
+    pub(super) attempt_timeout: Duration,
+    pub(super) attempts: u32,
+    pub(super) retry_for: Duration,
+}
+
+/// The state of a source, and the means to change it.
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) fetcher: Box<dyn ErasedFetchToken>,
+    /// What readers need of `state`, published after each change of it.
+    current: ArcSwapOption<Current>,
+    state: Mutex<State<Joined>>,
+    /// Says that something has changed; what it is, `state` tells.
+    changes: watch::Sender<()>,
+    closed: watch::Sender<bool>,
+    /// How many tokens there have been.
+    generations: AtomicU64,
+    /// Whether a keeper is at work.
+    keeper: AtomicBool,
+}
+
+/// A token, or what to wait for.
+pub(super) enum Acquired {
+    Token(AccessToken),
+    Flight(Joined),
+}
+
+impl Shared {
+    pub(super) fn new(settings: Settings, fetcher: Box<dyn ErasedFetchToken>) -> Self {
+        Self {
+            current: ArcSwapOption::empty(),
+            state: Mutex::new(State::new(settings.schedule)),
+            changes: watch::Sender::new(()),
+            closed: watch::Sender::new(false),
+            generations: AtomicU64::new(0),
+            keeper: AtomicBool::new(false),
+            settings,
+            fetcher,
+        }
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        self.settings.clock.now()
+    }
+
+    /// A token that may be sent now, if one is at hand. Starts its renewal when that is due.
+    pub(super) fn ready(self: &Arc<Self>) -> Option<AccessToken> {
+        let current = self.current.load();
+        let current = current.as_ref()?;
+        let now = self.now();
+        if current.retire.has_come(now) {
+            return None;
+        }
+        if current.renew.is_some_and(|renew| renew.has_come(now)) {
+            // Whether or not it can be started here, the token in hand is good.
+            let _ = self.acquire(now, Duration::ZERO);
+        }
+        Some(current.token.clone())
+    }
+
+    /// A token, or the flight that will bring it: started here unless one is under way.
+    pub(super) fn acquire(
+        self: &Arc<Self>,
+        now: Moment,
+        min_lifetime: Duration,
+    ) -> Result<Acquired, TokenError> {
+        self.act(|state| state.decide(now, min_lifetime))
+    }
+
+    /// The flight that is under way, or a new one unless the source is backing off.
+    pub(super) fn refresh(self: &Arc<Self>, now: Moment) -> Result<Acquired, TokenError> {
+        self.act(|state| state.decide_refresh(now))
+    }
+
+    fn act(
+        self: &Arc<Self>,
+        decide: impl FnOnce(&State<Joined>) -> Decision<Joined>,
+    ) -> Result<Acquired, TokenError> {
+        let runtime = Handle::try_current();
+
+        // To decide for a flight and to note that it is under way is one step under the lock:
+        // that is what makes it the only one.
+        let (decision, flight) = {
+            let mut state = self.lock();
+            let decision = decide(&state);
+            let flies = matches!(decision, Decision::Fly | Decision::UseAndFly(_));
+            let flight = (flies && runtime.is_ok()).then(|| {
+                let (landing, joined) = flight::channel();
+                state.take_off(joined.clone());
+                (landing, joined, self.publish(&state))
+            });
+            (decision, flight)
+        };
+
+        let joined = match (flight, &runtime) {
+            (Some((landing, joined, _replaced)), Ok(runtime)) => {
+                self.launch(runtime, landing);
+                Some(joined)
+            }
+            _ => None,
+        };
+        match (decision, joined) {
+            (Decision::Use(token) | Decision::UseAndFly(token), _) => Ok(Acquired::Token(token)),
+            (Decision::Join(flight), _) | (Decision::Fly, Some(flight)) => {
+                Ok(Acquired::Flight(flight))
+            }
+            (Decision::Fly, None) => Err(TokenError::new(
+                ErrorKind::NoRuntime,
+                "no valid token is in hand, and none can be fetched outside of a tokio runtime",
+            )),
+            (Decision::Fail(error), _) => Err(error),
+        }
+    }
+
+    fn launch(self: &Arc<Self>, runtime: &Handle, landing: flight::Landing) {
+        runtime.spawn(flight::fly(Arc::clone(self), landing));
+        if self.settings.keep_warm {
+            keeper::ensure(self, runtime);
+        }
+        self.changes.send_replace(());
+    }
+
+    /// Renews the token in hand if that is due.
+    pub(super) fn renew_if_due(self: &Arc<Self>) {
+        let now = self.now();
+        let due = self.read(State::next_wake).is_some_and(|wake| wake.has_come(now));
+        if due {
+            let _ = self.acquire(now, Duration::ZERO);
+        }
+    }
+
+    /// How long until a flight is due although nobody calls.
+    pub(super) fn until_wake(&self) -> Option<Duration> {
+        let now = self.now();
+        self.read(State::next_wake).map(|wake| wake.remaining(now))
+    }
+
+    /// Notes a failed attempt and returns how long IMS is to be left alone now.
+    pub(super) fn fail(&self, error: &TokenError) -> Duration {
+        let now = self.now();
+        let backoff = self.settings.backoff;
+        let random = fastrand::f64();
+        let first_is_free = matches!(error.kind(), ErrorKind::Panicked | ErrorKind::RuntimeLost);
+        self.update(|state| {
+            state.fail(now, error.clone(), |count| {
+                // No word from IMS: the next caller may try at once, but not for ever.
+                if first_is_free && count == 1 {
+                    Duration::ZERO
+                } else {
+                    backoff.delay(count, error.retry_after(), random)
+                }
+            })
+        })
+    }
+
+    /// Ends the flight.
+    pub(super) fn land(&self, outcome: &Outcome) {
+        self.update(|state| match outcome {
+            Ok(token) => state.land(token.clone()),
+            Err(_) => state.crash(),
+        });
+    }
+
+    pub(super) fn drop_token(&self, generation: u64) {
+        self.update(|state| state.drop_token(generation));
+    }
+
+    pub(super) fn is_flying(&self) -> bool {
+        self.read(State::is_flying)
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let now = self.now();
+        self.read(|state| Status::of(state, now))
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Ends all background work of this source, now and for good.
+    pub(super) fn close(&self) {
+        self.closed.send_replace(true);
+        self.changes.send_replace(());
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    /// Turns true at [`close`](Self::close).
+    pub(super) fn closed(&self) -> watch::Receiver<bool> {
+        self.closed.subscribe()
+    }
+
+    /// Whether a keeper is at work; set by itself.
+    pub(super) fn keeper(&self) -> &AtomicBool {
+        &self.keeper
+    }
+
+    pub(super) fn next_generation(&self) -> u64 {
+        self.generations.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn read<R>(&self, look: impl FnOnce(&State<Joined>) -> R) -> R {
+        look(&self.lock())
+    }
+
+    /// Changes the state, and tells those who wait for changes.
+    fn update<R>(&self, change: impl FnOnce(&mut State<Joined>) -> R) -> R {
+        let (result, _replaced) = {
+            let mut state = self.lock();
+            let result = change(&mut state);
+            (result, self.publish(&state))
+        };
+        self.changes.send_replace(());
+        result
+    }
+
+    /// Shows the readers what they need of a changed state. What it replaces is to be dropped
+    /// after the lock is given back.
+    fn publish(&self, state: &State<Joined>) -> Option<Arc<Current>> {
+        self.current.swap(state.current().map(Arc::new))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<Joined>> {
+        // Nothing under this lock runs foreign code; were it poisoned all the same, the state
+        // would still be whole: each change of it is a few plain assignments.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

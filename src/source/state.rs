@@ -1,0 +1,217 @@
+//! What a source knows, and what follows from it. Pure: it takes `now`, and neither reads a
+//! clock, locks, spawns nor logs.
+
+use std::time::Duration;
+
+use crate::{
+    clock::Moment,
+    error::{ErrorKind, TokenError},
+    source::schedule::{Schedule, Thresholds},
+    token::AccessToken,
+};
+
+/// What a source knows: the token in hand, the failures since it came, the flight under way.
+///
+/// `F` is how a flight is joined.
+#[derive(Debug)]
+pub(super) struct State<F> {
+    schedule: Schedule,
+    held: Option<Held>,
+    failure: Option<Failure>,
+    flight: Option<F>,
+}
+
+/// The token in hand.
+#[derive(Debug)]
+struct Held {
+    token: AccessToken,
+    thresholds: Thresholds,
+    /// An API refused it. It waits for one flight to replace it, and serves on if that fails.
+    suspect: bool,
+}
+
+/// The failures since the last success.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) error: TokenError,
+    pub(super) count: u32,
+    pub(super) since: Moment,
+    /// When IMS may be asked again.
+    pub(super) retry_at: Moment,
+}
+
+/// What to do for a caller who needs a token.
+#[derive(Debug)]
+pub(super) enum Decision<F> {
+    /// Use this token.
+    Use(AccessToken),
+    /// Use this token, and start a flight beside the traffic.
+    UseAndFly(AccessToken),
+    /// Wait for the flight that is under way.
+    Join(F),
+    /// Start a flight and wait for it.
+    Fly,
+    /// Fail at once.
+    Fail(TokenError),
+}
+
+/// What a request may do without asking the state: the part of it that readers on all threads
+/// see. There is none while the token in hand is suspect.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) token: AccessToken,
+    /// From here on a reader has to see to it that a flight starts.
+    pub(super) renew: Option<Moment>,
+    /// From here on the token must not be sent.
+    pub(super) retire: Moment,
+}
+
+impl<F: Clone> State<F> {
+    pub(super) fn new(schedule: Schedule) -> Self {
+        Self { schedule, held: None, failure: None, flight: None }
+    }
+
+    /// What to do for a caller who needs a token that lives for at least `min_lifetime`.
+    pub(super) fn decide(&self, now: Moment, min_lifetime: Duration) -> Decision<F> {
+        let backing_off = self.failure.as_ref().filter(|failure| !failure.retry_at.has_come(now));
+
+        match self.held.as_ref().filter(|held| held.serves(now, min_lifetime)) {
+            Some(held) if !held.suspect => {
+                let due = self.next_renewal().is_some_and(|renew| renew.has_come(now));
+                let token = held.token.clone();
+                if due { Decision::UseAndFly(token) } else { Decision::Use(token) }
+            }
+            Some(held) => match (&self.flight, backing_off) {
+                (Some(flight), _) => Decision::Join(flight.clone()),
+                (None, Some(_)) => Decision::Use(held.token.clone()),
+                (None, None) => Decision::Fly,
+            },
+            None => match (&self.flight, backing_off) {
+                (Some(flight), _) => Decision::Join(flight.clone()),
+                (None, Some(failure)) => {
+                    let retry_in = failure.retry_at.sleep_from(now);
+                    Decision::Fail(failure.error.retry_in_after(retry_in))
+                }
+                (None, None) => match self.beyond_reach(now, min_lifetime) {
+                    Some(error) => Decision::Fail(error),
+                    None => Decision::Fly,
+                },
+            },
+        }
+    }
+
+    /// Whether a flight may start now, although nobody needs its token: what `refresh` asks.
+    pub(super) fn decide_refresh(&self, now: Moment) -> Decision<F> {
+        match (&self.flight, &self.failure) {
+            (Some(flight), _) => Decision::Join(flight.clone()),
+            (None, Some(failure)) if !failure.retry_at.has_come(now) => {
+                let retry_in = failure.retry_at.sleep_from(now);
+                Decision::Fail(failure.error.retry_in_after(retry_in))
+            }
+            _ => Decision::Fly,
+        }
+    }
+
+    /// The error for a caller who asks for more than even a new token would have.
+    fn beyond_reach(&self, now: Moment, min_lifetime: Duration) -> Option<TokenError> {
+        let held = self.held.as_ref().filter(|held| !held.thresholds.retire.has_come(now))?;
+        let lifetime = held.token.lifetime();
+        (min_lifetime > lifetime).then(|| {
+            TokenError::new(
+                ErrorKind::Lifetime,
+                format!("a token with {min_lifetime:?} to live was asked for, but tokens live for {lifetime:?}"),
+            )
+        })
+    }
+
+    /// When a flight should start to renew the token in hand. `None` while one is under way.
+    fn next_renewal(&self) -> Option<Moment> {
+        match (&self.flight, &self.failure, &self.held) {
+            (Some(_), _, _) => None,
+            (None, Some(failure), _) => Some(failure.retry_at),
+            (None, None, held) => held.as_ref().map(|held| held.thresholds.renew),
+        }
+    }
+
+    /// When a flight should start although nobody calls. A refusal is not asked about again
+    /// until somebody needs a token.
+    pub(super) fn next_wake(&self) -> Option<Moment> {
+        let refused = self.failure.as_ref().is_some_and(|failure| !failure.error.is_transient());
+        if refused { None } else { self.next_renewal() }
+    }
+
+    /// What readers may do without asking the state.
+    pub(super) fn current(&self) -> Option<Current> {
+        let held = self.held.as_ref().filter(|held| !held.suspect)?;
+        Some(Current {
+            token: held.token.clone(),
+            renew: self.next_renewal(),
+            retire: held.thresholds.retire,
+        })
+    }
+
+    /// A flight has started.
+    pub(super) fn take_off(&mut self, flight: F) {
+        self.flight = Some(flight);
+    }
+
+    /// The flight has brought a token.
+    pub(super) fn land(&mut self, token: AccessToken) {
+        let thresholds = self.schedule.thresholds(token.sent(), token.lifetime());
+        self.held = Some(Held { token, thresholds, suspect: false });
+        self.failure = None;
+        self.flight = None;
+    }
+
+    /// The flight has brought nothing. What it failed of was said to [`fail`](Self::fail).
+    pub(super) fn crash(&mut self) {
+        self.flight = None;
+        if let Some(held) = &mut self.held {
+            held.suspect = false;
+        }
+    }
+
+    /// IMS was asked in vain; it may be asked again after `delay(failures in a row)`.
+    ///
+    /// Returns how long that is.
+    pub(super) fn fail(
+        &mut self,
+        now: Moment,
+        error: TokenError,
+        delay: impl FnOnce(u32) -> Duration,
+    ) -> Duration {
+        let (count, since) = match &self.failure {
+            Some(failure) => (failure.count.saturating_add(1), failure.since),
+            None => (1, now),
+        };
+        let delay = delay(count);
+        self.failure = Some(Failure { error, count, since, retry_at: now.plus(delay) });
+        delay
+    }
+
+    /// Drops the token of this generation, if it is the one in hand.
+    pub(super) fn drop_token(&mut self, generation: u64) {
+        self.held.take_if(|held| held.token.generation() == generation);
+    }
+
+    pub(super) fn is_flying(&self) -> bool {
+        self.flight.is_some()
+    }
+
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    /// The token in hand with the moment at which it is to be renewed, if it may still be sent.
+    pub(super) fn token(&self, now: Moment) -> Option<(&AccessToken, Option<Moment>)> {
+        let held = self.held.as_ref().filter(|held| held.serves(now, Duration::ZERO))?;
+        Some((&held.token, self.next_renewal()))
+    }
+}
+
+impl Held {
+    /// Whether the token may be sent, and lives for at least `min_lifetime`.
+    fn serves(&self, now: Moment, min_lifetime: Duration) -> bool {
+        !self.thresholds.retire.has_come(now) && self.token.expires().remaining(now) >= min_lifetime
+    }
+}
