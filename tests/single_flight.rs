@@ -236,6 +236,8 @@ fn outside_a_runtime_is_an_error_not_a_panic() {
     let error = assert_ready!(task::spawn(tokens.token()).poll()).unwrap_err();
 
     assert_eq!(error.kind(), ErrorKind::NoRuntime);
+    let refresh = assert_ready!(task::spawn(tokens.refresh()).poll()).unwrap_err();
+    assert_eq!(refresh.kind(), ErrorKind::NoRuntime);
     assert!(tokens.try_token().is_none());
     assert_eq!(flights.load(Ordering::SeqCst), 0);
 }

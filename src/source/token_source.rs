@@ -167,6 +167,7 @@ impl TokenSource {
                 Acquired::Flight(joined) => flight::join(joined).await,
             }
         };
+        inside_a_runtime()?;
         timeout(limit, refreshed).await.unwrap_or_else(|_| Err(self.gave_up(limit)))
     }
 
@@ -201,6 +202,7 @@ impl TokenSource {
             Acquired::Token(token) => return Ok(token),
             Acquired::Flight(joined) => joined,
         };
+        inside_a_runtime()?;
         timeout(limit, self.wait(min_lifetime, joined))
             .await
             .unwrap_or_else(|_| Err(self.gave_up(limit)))
@@ -251,6 +253,17 @@ impl TokenSource {
     fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
     }
+}
+
+/// A timer outside of a runtime would panic.
+fn inside_a_runtime() -> Result<(), TokenError> {
+    tokio::runtime::Handle::try_current().map(drop).map_err(|error| {
+        TokenError::with_source(
+            ErrorKind::NoRuntime,
+            "a token can only be waited for inside a tokio runtime",
+            error,
+        )
+    })
 }
 
 impl fmt::Debug for TokenSource {
