@@ -167,6 +167,34 @@ fn outside_a_runtime_nothing_panics() {
 }
 
 #[test]
+fn outside_a_runtime_a_refresh_is_an_error_not_a_panic() {
+    let tokens = open(DAY);
+
+    let error = tokens.refresh().now_or_never().unwrap().unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::NoRuntime);
+}
+
+#[test]
+fn outside_a_runtime_a_flight_that_runs_on_one_is_joined_without_a_panic() {
+    let (tokens, probe, _) = gated();
+    let runtime = multi_thread();
+    runtime.block_on(async { start_a_flight(&tokens) });
+
+    let waiter = thread::spawn({
+        let tokens = tokens.clone();
+        move || tokens.token().now_or_never()
+    });
+    // It may wait, or say that it cannot wait here.
+    if let Some(outcome) = waiter.join().expect("it should not panic") {
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::NoRuntime);
+    }
+
+    probe.upgrade().unwrap().gate.add_permits(1);
+    assert_eq!(runtime.block_on(tokens.token()).unwrap().expose_secret(), "token-1");
+}
+
+#[test]
 fn a_source_made_on_a_runtime_that_has_ended_works_on_the_next() {
     for (first, second) in [
         (current_thread(), current_thread()),
@@ -223,6 +251,19 @@ fn twenty_runtimes_in_turn_each_get_valid_tokens_and_renewal_in_the_background()
             renewed(&tokens, &token).await;
         });
     }
+}
+
+#[test]
+fn a_caller_who_finds_a_token_in_hand_revives_the_renewal_too() {
+    let tokens = open(Duration::from_millis(500));
+    let first = current_thread();
+    let token = first.block_on(tokens.token()).unwrap();
+    drop(first);
+
+    current_thread().block_on(async {
+        assert_eq!(tokens.token().await.unwrap().generation(), token.generation());
+        renewed(&tokens, &token).await;
+    });
 }
 
 #[test]
@@ -435,6 +476,27 @@ fn a_renewal_on_a_runtime_that_stands_still_takes_nothing_from_the_token_in_hand
     let callers = current_thread().block_on(join_all((0..100).map(|_| tokens.token())));
 
     assert!(callers.into_iter().all(|token| token.unwrap().generation() == 1));
+    drop(still);
+}
+
+#[test]
+fn a_flight_whose_time_is_long_over_is_superseded() {
+    let probe = Probe::new(DAY, 0);
+    let gate = Arc::downgrade(&probe);
+    let tokens = TokenSource::builder_from_fetcher(probe.fetcher())
+        .acquire_timeout(Duration::from_millis(100))
+        .attempt_timeout(Duration::from_millis(100))
+        .attempts(1)
+        .build()
+        .unwrap();
+    let still = stands_still(&tokens);
+    gate.upgrade().unwrap().gate.add_permits(Semaphore::MAX_PERMITS);
+
+    // Its one attempt should have ended after 100 ms; this is as long as twenty of them.
+    thread::sleep(Duration::from_secs(2));
+    let token = current_thread().block_on(tokens.token());
+
+    assert_eq!(token.unwrap().generation(), 1);
     drop(still);
 }
 

@@ -6,6 +6,7 @@
 use std::{sync::Arc, thread, time::Duration};
 
 use tokio::{
+    runtime::Id,
     sync::watch,
     time::{Instant, sleep, timeout},
 };
@@ -20,40 +21,50 @@ use crate::{
 /// How a flight ends.
 pub(super) type Outcome = Result<AccessToken, TokenError>;
 
-/// What a flight tells those who wait for it, once it has landed.
-pub(super) type Joined = watch::Receiver<Option<Outcome>>;
+/// How a flight is joined.
+#[derive(Clone, Debug)]
+pub(super) struct Joined {
+    outcome: watch::Receiver<Option<Outcome>>,
+    /// Where it runs.
+    pub(super) runtime: Id,
+}
 
 /// The other end of [`Joined`]; when it is dropped, those who wait stop waiting.
 pub(super) type Landing = watch::Sender<Option<Outcome>>;
 
-pub(super) fn channel() -> (Landing, Joined) {
-    watch::channel(None)
+pub(super) fn channel(runtime: Id) -> (Landing, Joined) {
+    let (landing, outcome) = watch::channel(None);
+    (landing, Joined { outcome, runtime })
 }
 
 /// Waits until the flight has landed. Cancel safe: a flight does not care who waits for it.
 pub(super) async fn join(mut flight: Joined) -> Outcome {
-    match flight.wait_for(Option::is_some).await.as_deref() {
+    match flight.outcome.wait_for(Option::is_some).await.as_deref() {
         Ok(Some(outcome)) => outcome.clone(),
         _ => Err(lost()),
     }
 }
 
 /// Asks for a token, a few times if need be, and lands.
-pub(super) fn fly(shared: Arc<Shared>, landing: Landing) -> impl Future<Output = ()> + Send {
+pub(super) fn fly(
+    shared: Arc<Shared>,
+    number: u64,
+    landing: Landing,
+) -> impl Future<Output = ()> + Send {
     // Made here, not at the first poll: a runtime that is shutting down drops the future unpolled.
-    let mut guard = Guard { shared, landing: Some(landing) };
+    let mut guard = Guard { shared, number, landing: Some(landing) };
     async move {
         let mut closed = guard.shared.closed();
         let outcome = tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => Err(shut_down()),
-            outcome = attempts(&guard.shared) => outcome,
+            outcome = attempts(&guard.shared, number) => outcome,
         };
         guard.land(outcome);
     }
 }
 
-async fn attempts(shared: &Shared) -> Outcome {
+async fn attempts(shared: &Shared, number: u64) -> Outcome {
     let settings = &shared.settings;
     let start = Instant::now();
     let mut attempt = 1;
@@ -69,7 +80,10 @@ async fn attempts(shared: &Shared) -> Outcome {
             Err(error) => error,
         };
 
-        let delay = shared.fail(&error);
+        let Some(delay) = shared.fail(number, &error) else {
+            // It was given up: another one flies, and IMS is not to be asked twice.
+            return Err(error);
+        };
         warn!(
             attempt,
             error = &error as &dyn std::error::Error,
@@ -111,13 +125,14 @@ fn is_worth_another_try(error: &TokenError) -> bool {
 /// Lands the flight, at the latest when it is dropped.
 struct Guard {
     shared: Arc<Shared>,
+    number: u64,
     landing: Option<Landing>,
 }
 
 impl Guard {
     fn land(&mut self, outcome: Outcome) {
         if let Some(landing) = self.landing.take() {
-            self.shared.land(&outcome);
+            self.shared.land(self.number, &outcome);
             landing.send_replace(Some(outcome));
         }
     }
@@ -133,7 +148,7 @@ impl Drop for Guard {
         } else {
             lost()
         };
-        let delay = self.shared.fail(&error);
+        let delay = self.shared.fail(self.number, &error).unwrap_or_default();
         warn!(error = &error as &dyn std::error::Error, "a token request ended without an answer");
         self.land(Err(with_delay(&error, delay)));
     }

@@ -14,7 +14,7 @@ use super::shared::Shared;
 /// this often the keeper looks at it.
 const LONGEST_NAP: Duration = Duration::from_secs(60);
 
-/// Starts the keeper of this source on `runtime`, unless it is at work already.
+/// Starts the keeper of this source on `runtime`, unless one is at work or none is wanted.
 pub(super) fn ensure(shared: &Arc<Shared>, runtime: &Handle) {
     if !shared.keeper().swap(true, Ordering::AcqRel) {
         let presence = Presence(Arc::downgrade(shared));

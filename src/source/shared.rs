@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{runtime::Handle, sync::watch, time::Instant};
 
 use super::{
     backoff::Backoff,
@@ -53,7 +53,7 @@ pub(super) struct Shared {
     closed: watch::Sender<bool>,
     /// How many tokens there have been.
     generations: AtomicU64,
-    /// Whether a keeper is at work.
+    /// Whether a keeper is at work, or none is wanted.
     keeper: AtomicBool,
 }
 
@@ -71,7 +71,7 @@ impl Shared {
             changes: watch::Sender::new(()),
             closed: watch::Sender::new(false),
             generations: AtomicU64::new(0),
-            keeper: AtomicBool::new(false),
+            keeper: AtomicBool::new(!settings.keep_warm),
             settings,
             fetcher,
         }
@@ -93,6 +93,12 @@ impl Shared {
             // Whether or not it can be started here, the token in hand is good.
             let _ = self.acquire(now, Duration::ZERO);
         }
+        // The keeper ends with its runtime. Whoever comes next, on another one, revives it.
+        if !self.keeper.load(Ordering::Relaxed) {
+            if let Ok(runtime) = Handle::try_current() {
+                keeper::ensure(self, &runtime);
+            }
+        }
         Some(current.token.clone())
     }
 
@@ -102,16 +108,17 @@ impl Shared {
         now: Moment,
         min_lifetime: Duration,
     ) -> Result<Acquired, TokenError> {
-        self.act(|state| state.decide(now, min_lifetime))
+        self.act(now, |state| state.decide(now, min_lifetime))
     }
 
     /// The flight that is under way, or a new one unless the source is backing off.
     pub(super) fn refresh(self: &Arc<Self>, now: Moment) -> Result<Acquired, TokenError> {
-        self.act(|state| state.decide_refresh(now))
+        self.act(now, |state| state.decide_refresh(now))
     }
 
     fn act(
         self: &Arc<Self>,
+        now: Moment,
         decide: impl FnOnce(&State<Joined>) -> Decision<Joined>,
     ) -> Result<Acquired, TokenError> {
         let runtime = Handle::try_current();
@@ -120,23 +127,31 @@ impl Shared {
         // that is what makes it the only one.
         let (decision, flight) = {
             let mut state = self.lock();
-            let decision = decide(&state);
-            let flies = matches!(decision, Decision::Fly | Decision::UseAndFly(_));
-            let flight = (flies && runtime.is_ok()).then(|| {
-                let (landing, joined) = flight::channel();
-                state.take_off(joined.clone());
-                (landing, joined, self.publish(&state))
+            // A runtime can be kept and not driven: a flight on it may never end. Where it is our
+            // own it is driven, and a flight that is late will end itself.
+            let elsewhere =
+                |flight: &Joined| runtime.as_ref().is_ok_and(|here| here.id() != flight.runtime);
+            let given_up = state.overdue(now).is_some_and(elsewhere);
+            let _replaced = given_up.then(|| {
+                state.crash();
+                self.publish(&state)
             });
+            let decision = decide(&state);
+            let flight = match (&decision, &runtime) {
+                (Decision::Fly | Decision::UseAndFly(_), Ok(here)) => {
+                    let (landing, joined) = flight::channel(here.id());
+                    let number = state.take_off(joined.clone(), self.overdue_at(now));
+                    Some((here, number, landing, joined, self.publish(&state)))
+                }
+                _ => None,
+            };
             (decision, flight)
         };
 
-        let joined = match (flight, &runtime) {
-            (Some((landing, joined, _replaced)), Ok(runtime)) => {
-                self.launch(runtime, landing);
-                Some(joined)
-            }
-            _ => None,
-        };
+        let joined = flight.map(|(here, number, landing, joined, _replaced)| {
+            self.launch(here, number, landing);
+            joined
+        });
         match (decision, joined) {
             (Decision::Use(token) | Decision::UseAndFly(token), _) => Ok(Acquired::Token(token)),
             (Decision::Join(flight), _) | (Decision::Fly, Some(flight)) => {
@@ -150,11 +165,9 @@ impl Shared {
         }
     }
 
-    fn launch(self: &Arc<Self>, runtime: &Handle, landing: flight::Landing) {
-        runtime.spawn(flight::fly(Arc::clone(self), landing));
-        if self.settings.keep_warm {
-            keeper::ensure(self, runtime);
-        }
+    fn launch(self: &Arc<Self>, runtime: &Handle, number: u64, landing: flight::Landing) {
+        runtime.spawn(flight::fly(Arc::clone(self), number, landing));
+        keeper::ensure(self, runtime);
         self.changes.send_replace(());
     }
 
@@ -173,27 +186,39 @@ impl Shared {
         self.read(State::next_wake).map(|wake| wake.remaining(now))
     }
 
-    /// Notes a failed attempt and returns how long IMS is to be left alone now.
-    pub(super) fn fail(&self, error: &TokenError) -> Duration {
+    /// When an attempt that starts now should long have ended: it ends itself in half of that.
+    fn overdue_at(&self, now: Moment) -> Instant {
+        now.plus(self.settings.attempt_timeout.saturating_mul(2)).monotonic
+    }
+
+    /// Notes a failed attempt of this flight and returns how long IMS is to be left alone now;
+    /// `None` if the flight was given up.
+    pub(super) fn fail(&self, number: u64, error: &TokenError) -> Option<Duration> {
         let now = self.now();
         let backoff = self.settings.backoff;
         let random = fastrand::f64();
         let first_is_free = matches!(error.kind(), ErrorKind::Panicked | ErrorKind::RuntimeLost);
         self.update(|state| {
-            state.fail(now, error.clone(), |count| {
+            if !state.is_under_way(number) {
+                return None;
+            }
+            let delay = state.fail(now, error.clone(), |count| {
                 // No word from IMS: the next caller may try at once, but not for ever.
                 if first_is_free && count == 1 {
                     Duration::ZERO
                 } else {
                     backoff.delay(count, error.retry_after(), random)
                 }
-            })
+            });
+            state.prolong(self.overdue_at(now.plus(delay)));
+            Some(delay)
         })
     }
 
-    /// Ends the flight.
-    pub(super) fn land(&self, outcome: &Outcome) {
+    /// Ends the flight, unless it was given up.
+    pub(super) fn land(&self, number: u64, outcome: &Outcome) {
         self.update(|state| match outcome {
+            _ if !state.is_under_way(number) => {}
             Ok(token) => state.land(token.clone()),
             Err(_) => state.crash(),
         });

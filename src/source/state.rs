@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::{
     clock::Moment,
     error::{ErrorKind, TokenError},
@@ -18,7 +20,18 @@ pub(super) struct State<F> {
     schedule: Schedule,
     held: Option<Held>,
     failure: Option<Failure>,
-    flight: Option<F>,
+    flight: Option<Flight<F>>,
+    /// How many flights there have been.
+    flights: u64,
+}
+
+/// The flight under way.
+#[derive(Debug)]
+struct Flight<F> {
+    join: F,
+    number: u64,
+    /// By then it should have ended, or have said that it goes on.
+    overdue_at: Instant,
 }
 
 /// The token in hand.
@@ -68,7 +81,7 @@ pub(super) struct Current {
 
 impl<F: Clone> State<F> {
     pub(super) fn new(schedule: Schedule) -> Self {
-        Self { schedule, held: None, failure: None, flight: None }
+        Self { schedule, held: None, failure: None, flight: None, flights: 0 }
     }
 
     /// What to do for a caller who needs a token that lives for at least `min_lifetime`.
@@ -82,12 +95,12 @@ impl<F: Clone> State<F> {
                 if due { Decision::UseAndFly(token) } else { Decision::Use(token) }
             }
             Some(held) => match (&self.flight, backing_off) {
-                (Some(flight), _) => Decision::Join(flight.clone()),
+                (Some(flight), _) => Decision::Join(flight.join.clone()),
                 (None, Some(_)) => Decision::Use(held.token.clone()),
                 (None, None) => Decision::Fly,
             },
             None => match (&self.flight, backing_off) {
-                (Some(flight), _) => Decision::Join(flight.clone()),
+                (Some(flight), _) => Decision::Join(flight.join.clone()),
                 (None, Some(failure)) => {
                     let retry_in = failure.retry_at.sleep_from(now);
                     Decision::Fail(failure.error.retry_in_after(retry_in))
@@ -103,7 +116,7 @@ impl<F: Clone> State<F> {
     /// Whether a flight may start now, although nobody needs its token: what `refresh` asks.
     pub(super) fn decide_refresh(&self, now: Moment) -> Decision<F> {
         match (&self.flight, &self.failure) {
-            (Some(flight), _) => Decision::Join(flight.clone()),
+            (Some(flight), _) => Decision::Join(flight.join.clone()),
             (None, Some(failure)) if !failure.retry_at.has_come(now) => {
                 let retry_in = failure.retry_at.sleep_from(now);
                 Decision::Fail(failure.error.retry_in_after(retry_in))
@@ -150,9 +163,29 @@ impl<F: Clone> State<F> {
         })
     }
 
-    /// A flight has started.
-    pub(super) fn take_off(&mut self, flight: F) {
-        self.flight = Some(flight);
+    /// A flight has started. Returns its number.
+    pub(super) fn take_off(&mut self, join: F, overdue_at: Instant) -> u64 {
+        self.flights += 1;
+        self.flight = Some(Flight { join, number: self.flights, overdue_at });
+        self.flights
+    }
+
+    /// Whether this flight is the one under way: one that was given up is not.
+    pub(super) fn is_under_way(&self, number: u64) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.number == number)
+    }
+
+    /// The flight tries again, and should have ended by then.
+    pub(super) fn prolong(&mut self, overdue_at: Instant) {
+        if let Some(flight) = &mut self.flight {
+            flight.overdue_at = overdue_at;
+        }
+    }
+
+    /// The flight, if it should have ended by now.
+    pub(super) fn overdue(&self, now: Moment) -> Option<&F> {
+        let flight = self.flight.as_ref()?;
+        (now.monotonic >= flight.overdue_at).then_some(&flight.join)
     }
 
     /// The flight has brought a token.
