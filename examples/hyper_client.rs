@@ -1,5 +1,10 @@
 //! hyper-util's client with the layer around it, and IMS reached by the same kind of client: no
-//! reqwest in the tree. Against Adobe itself, build the client on `hyper-rustls`' connector.
+//! reqwest in the tree. Against Adobe itself, build the client on the connector of `hyper-rustls`:
+//!
+//! ```text
+//! let https = HttpsConnectorBuilder::new().with_native_roots()?.https_only().enable_http1().build();
+//! let client = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(https);
+//! ```
 //!
 //! ```sh
 //! cargo run --example hyper_client --no-default-features
@@ -18,6 +23,7 @@ use tower_adobe_auth::{
 async fn main() -> Result<(), BoxError> {
     let ims = MockIms::start().await;
 
+    // A token request has a `Full<Bytes>` for a body, so a client that is to reach IMS takes it too.
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let tokens = TokenSource::builder(Credentials::new("client-id", "client-secret"))
         .environment(Environment::custom(ims.url())?)

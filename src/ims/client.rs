@@ -180,6 +180,9 @@ impl ImsClientBuilder {
     /// The service is cloned for each request, and the clone is polled ready before it is called.
     /// It should neither follow redirects nor log bodies: the body holds the client secret.
     ///
+    /// The body of a token request is a `Full<Bytes>`. A client with another body type, such as
+    /// hyper-util's `Client<C, Empty<Bytes>>`, cannot send it: build a second client for IMS.
+    ///
     /// # Example
     ///
     /// ```

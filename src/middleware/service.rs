@@ -20,6 +20,32 @@ use crate::error::BoxError;
 /// Made by [`AdobeAuthLayer`](crate::AdobeAuthLayer), which tells what it does. Clones share the
 /// token.
 ///
+/// # Example
+///
+/// A client of your own around it: [`get_ref`](Self::get_ref) gives the inner client, whose builders
+/// make the request, and a clone sends it through `&self`.
+///
+/// ```
+/// # #[cfg(feature = "reqwest")]
+/// # mod example {
+/// use tower::ServiceExt;
+/// use tower_adobe_auth::{AdobeAuth, BoxError};
+///
+/// struct Firefly {
+///     http: AdobeAuth<reqwest::Client>,
+/// }
+///
+/// impl Firefly {
+///     async fn models(&self) -> Result<String, BoxError> {
+///         let request =
+///             self.http.get_ref().get("https://firefly-api.adobe.io/v3/models").build()?;
+///         let response = self.http.clone().oneshot(request).await?;
+///         Ok(response.error_for_status()?.text().await?)
+///     }
+/// }
+/// # }
+/// ```
+///
 /// # Errors
 ///
 /// The errors of the inner service, and as a [`BoxError`] to be downcast

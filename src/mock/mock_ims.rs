@@ -208,6 +208,9 @@ impl MockIms {
     }
 
     /// Ends what [`go_down`](Self::go_down) began.
+    ///
+    /// A source whose requests failed meanwhile still backs off for a while, and answers from its
+    /// last failure: see the [module](super#after-an-outage).
     pub fn come_back(&self) {
         self.server.come_back();
     }

@@ -34,7 +34,8 @@
 //!
 //! A service that takes the URLs of IMS and of the API from its configuration is tested the same
 //! way: give it [`url`](MockIms::url) and [`api_url`](MockIms::api_url), allow the host `127.0.0.1`
-//! in the layer, and look at [`api_unauthorized`](MockIms::api_unauthorized) in the end.
+//! in the layer, and look at [`api_unauthorized`](MockIms::api_unauthorized) in the end. A layer
+//! that does not allow the host sends no token, and the API answers 403 with 403010.
 //!
 //! # Making things go wrong
 //!
@@ -49,6 +50,15 @@
 //! | a token is revoked | [`revoke`](MockIms::revoke), [`revoke_all`](MockIms::revoke_all) |
 //! | the client's secret is rotated | [`set_secrets`](MockIms::set_secrets) |
 //! | the API refuses a good token, once or for ever | [`api_respond_next`](MockIms::api_respond_next)`([401])`, [`api_respond_with`](MockIms::api_respond_with)`(401)` |
+//!
+//! # After an outage
+//!
+//! A source that failed backs off, and tells callers its last failure until
+//! [`retry_in`](crate::TokenError::retry_in) is over, also when IMS has come back. A test that
+//! expects the next call to succeed shortens that with
+//! [`backoff_cap`](crate::TokenSourceBuilder::backoff_cap), and sleeps so long. A source with a
+//! valid token notices no outage: to see one, use a new source, or tokens of a short
+//! [lifetime](MockIms::set_token_lifetime).
 //!
 //! # What IMS answers
 //!

@@ -180,6 +180,8 @@ impl TokenSourceBuilder<ImsClientBuilder> {
     /// # Errors
     ///
     /// If the credentials or a setting cannot be used, or if the HTTP client cannot be made.
+    /// Without the feature `reqwest` there is none unless
+    /// [`transport`](ImsClientBuilder::transport) was given one: by [`map_ims`](Self::map_ims).
     pub fn build(self) -> Result<TokenSource, ConfigError> {
         self.check()?;
         let Self { fetcher, settings } = self;

@@ -81,6 +81,9 @@ impl TokenSource {
     }
 
     /// A source of tokens from IMS, to be configured.
+    ///
+    /// Without the feature `reqwest`, an HTTP client has to be given to it: by
+    /// [`map_ims`](TokenSourceBuilder::map_ims), with `|ims| ims.transport(client)`.
     pub fn builder(credentials: Credentials) -> TokenSourceBuilder<ImsClientBuilder> {
         TokenSourceBuilder::new(crate::ims::ImsClient::builder(credentials))
     }
