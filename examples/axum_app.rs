@@ -39,7 +39,7 @@ async fn main() -> Result<(), BoxError> {
     tokens.warm_up();
     let adobe = AdobeAuthLayer::new(tokens.clone())
         .allow_host("127.0.0.1")
-        .layer(Client::builder().redirect(Policy::none()).build()?);
+        .layer(Client::builder().redirect(Policy::none()).no_proxy().build()?);
     let app = Router::new()
         .route("/images", get(images))
         .route("/readyz", get(readyz))
@@ -53,8 +53,9 @@ async fn main() -> Result<(), BoxError> {
         return Ok(server.await??);
     }
 
+    let caller = Client::builder().no_proxy().build()?;
     for path in ["/readyz", "/images", "/readyz"] {
-        let response = reqwest::get(format!("{url}{path}")).await?;
+        let response = caller.get(format!("{url}{path}")).send().await?;
         println!("GET {path}: {} {}", response.status(), response.text().await?);
     }
     Ok(())

@@ -75,7 +75,7 @@ fn client(ims: &MockIms) -> Result<(TokenSource, AdobeAuth<Client>), BoxError> {
         .build()?;
     let client = ServiceBuilder::new()
         .layer(AdobeAuthLayer::new(tokens.clone()).allow_host("127.0.0.1"))
-        .service(Client::builder().redirect(Policy::none()).build()?);
+        .service(Client::builder().redirect(Policy::none()).no_proxy().build()?);
     Ok((tokens, client))
 }
 

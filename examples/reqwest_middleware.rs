@@ -19,7 +19,7 @@ async fn main() -> Result<(), BoxError> {
         .environment(Environment::custom(ims.url())?)
         .build()?;
     let layer = AdobeAuthLayer::new(tokens).allow_host("127.0.0.1");
-    let client = ClientBuilder::new(Client::builder().redirect(Policy::none()).build()?)
+    let client = ClientBuilder::new(Client::builder().redirect(Policy::none()).no_proxy().build()?)
         // A retry middleware would come before: each attempt is then authorized anew.
         .with(AdobeAuthMiddleware::from(layer))
         .build();

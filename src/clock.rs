@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 /// Far enough for every token, near enough that no clock overflows.
-const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+pub(crate) const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// One moment on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,11 @@ impl Moment {
     /// Whether either clock says that this moment has come.
     pub(crate) fn has_come(self, now: Self) -> bool {
         now.monotonic >= self.monotonic || now.wall >= self.wall
+    }
+
+    /// The later of two moments, on each clock.
+    pub(crate) fn later(self, other: Self) -> Self {
+        Self { monotonic: self.monotonic.max(other.monotonic), wall: self.wall.max(other.wall) }
     }
 
     /// How long to sleep until this moment has surely come.

@@ -224,7 +224,8 @@ impl fmt::Display for TokenError {
             }
             f.write_str(")")?;
         }
-        if let Some(retry_in) = self.retry_in {
+        // A permanent failure is no better then: to say when would invite to wait for it.
+        if let Some(retry_in) = self.retry_in.filter(|_| self.is_transient()) {
             write!(f, "; next try in {retry_in:.1?}")?;
         }
         Ok(())

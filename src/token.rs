@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use crate::{
-    clock::Moment,
+    clock::{FAR, Moment},
     error::{ErrorKind, TokenError},
 };
 
@@ -117,6 +117,7 @@ impl AccessToken {
         generation: u64,
     ) -> Result<Self, TokenError> {
         let TokenResponse { access_token, expires_in, client_id, org_id } = response;
+        let expires_in = expires_in.min(FAR);
         let secret = access_token.expose_secret();
         if secret.is_empty() {
             return Err(malformed("the access token is empty"));
@@ -157,6 +158,11 @@ impl AccessToken {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.inner.generation
+    }
+
+    /// Whether both are clones of one token.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     pub(crate) fn sent(&self) -> Moment {

@@ -380,3 +380,34 @@ async fn the_host_header_decides_where_the_uri_has_no_authority() {
         assert_eq!(header(&request, "authorization"), None, "{hosts:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_ends_while_the_inner_service_is_not_ready_is_not_sent() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let tokens = TokenSource::from_fetcher(move || {
+        let number = asked.fetch_add(1, Ordering::SeqCst) + 1;
+        async move { Ok(TokenResponse::new(format!("token-{number}"), Duration::from_secs(10))) }
+    });
+    let (mut service, mut handle) = mocked(&AdobeAuthLayer::new(tokens.clone()));
+    handle.allow(1);
+    service.ready().await.unwrap();
+    handle.allow(0);
+
+    let response = tokio::spawn(service.call(get(FIREFLY)));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    handle.allow(1);
+    let (request, _send) = handle.next_request().await.unwrap();
+
+    let in_hand = format!("Bearer {}", tokens.try_token().unwrap().expose_secret());
+    assert_eq!(header(&request, "authorization"), Some(in_hand.as_str()));
+    assert_ne!(in_hand, "Bearer token-1");
+    response.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_through_a_proxy_sees_no_token() {
+    let layer = AdobeAuthLayer::new(warm().await);
+    let request = Request::connect("firefly-api.adobe.io:443").body("body").unwrap();
+
+    assert_eq!(header(&through(&layer, request).await, "authorization"), None);
+}

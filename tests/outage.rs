@@ -490,27 +490,25 @@ async fn a_request_may_wait_longer_than_its_source_would() {
 
 #[tokio::test]
 async fn a_request_for_a_long_job_waits_for_a_token_that_lives_longer() {
-    let life = Duration::from_secs(600);
     let ims = MockIms::start().await;
-    ims.set_token_lifetime(life);
-    let tokens = source(&ims);
+    ims.set_token_lifetime(Duration::from_secs(2));
+    let tokens = builder(&ims).refresh_on_demand().build().unwrap();
     let client = hyper_client(&tokens);
     let old = tokens.token().await.unwrap();
-    sleep(Duration::from_millis(500)).await;
-    ims.set_delay(Duration::from_millis(300));
+    let wish = Duration::from_millis(700);
+    sleep(Duration::from_millis(1_350)).await;
+    assert!(old.expires_at().duration_since(SystemTime::now()).unwrap_or_default() < wish);
 
-    // More than the token in hand has left, less than a new one will have.
-    let left = old.expires_at().duration_since(SystemTime::now()).unwrap();
-    assert!(left < life);
-    ims.set_token_lifetime(2 * life);
-    let (long_job, waited) = ask(client.clone(), &ims, MinLifetime(life)).await;
+    ims.set_delay(Duration::from_millis(300));
+    ims.set_token_lifetime(Duration::from_secs(600));
+    let (long_job, waited) = ask(client.clone(), &ims, MinLifetime(wish)).await;
 
     assert_eq!(long_job.unwrap(), StatusCode::OK);
     assert!(waited >= Duration::from_millis(300), "{waited:?}");
     assert_eq!(tokens.try_token().unwrap().generation(), 2);
     assert_eq!(ims.token_requests(), 2);
 
-    let (impossible, _) = ask(client, &ims, MinLifetime(3 * life)).await;
+    let (impossible, _) = ask(client, &ims, MinLifetime(Duration::from_secs(601))).await;
     assert_eq!(token_error(impossible.unwrap_err()).kind(), ErrorKind::Lifetime);
     assert_eq!(ims.token_requests(), 2);
 }

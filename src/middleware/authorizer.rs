@@ -43,6 +43,7 @@ pub(crate) enum Authorization {
 }
 
 /// Which token to wait for, and for how long.
+#[derive(Clone)]
 pub(crate) struct Wait {
     tokens: TokenSource,
     min_lifetime: Duration,
@@ -114,9 +115,15 @@ impl Authorizer {
 }
 
 impl Wait {
+    /// Waits until there is a token.
     pub(crate) async fn token(self) -> Result<AccessToken, TokenError> {
         let limit = self.limit.unwrap_or_else(|| self.tokens.acquire_timeout());
         self.tokens.acquire(self.min_lifetime, limit).await
+    }
+
+    /// The token, if there is one now.
+    pub(super) fn at_hand(&self) -> Option<AccessToken> {
+        self.tokens.acquire_now(self.min_lifetime)
     }
 }
 

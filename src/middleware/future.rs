@@ -51,17 +51,16 @@ pin_project! {
 
 /// A request that has no token yet.
 struct Pending<S, Req> {
-    token: TokenState,
+    /// `None` when a token has come, and the service is being waited for.
+    token: Option<TokenFuture>,
+    wait: Wait,
     /// Not ready: the one that was gave its place back.
     service: S,
     request: Option<Req>,
     authorizer: Arc<Authorizer>,
 }
 
-enum TokenState {
-    Awaited(Pin<Box<dyn Future<Output = Result<AccessToken, TokenError>> + Send>>),
-    Here(AccessToken),
-}
+type TokenFuture = Pin<Box<dyn Future<Output = Result<AccessToken, TokenError>> + Send>>;
 
 impl<S, Req> ResponseFuture<S, Req>
 where
@@ -77,8 +76,9 @@ where
         authorizer: Arc<Authorizer>,
         wait: Wait,
     ) -> Self {
-        let token = TokenState::Awaited(Box::pin(wait.token()));
-        let pending = Box::new(Pending { token, service, request: Some(request), authorizer });
+        let token: TokenFuture = Box::pin(wait.clone().token());
+        let (token, request) = (Some(token), Some(request));
+        let pending = Box::new(Pending { token, wait, service, request, authorizer });
         Self { state: State::Waiting { pending } }
     }
 
@@ -89,7 +89,7 @@ where
 
 impl<S, Req> Future for ResponseFuture<S, Req>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     S::Error: Into<BoxError>,
     Req: Message,
 {
@@ -114,25 +114,31 @@ where
 
 impl<S, Req> Pending<S, Req>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     S::Error: Into<BoxError>,
     Req: Message,
 {
     /// Sends the request as soon as there is a token and the service is ready.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Future, BoxError>> {
         let token = loop {
-            match &mut self.token {
-                TokenState::Awaited(token) => {
-                    let token = ready!(token.as_mut().poll(cx))?;
-                    self.token = TokenState::Here(token);
+            if let Some(token) = &mut self.token {
+                ready!(token.as_mut().poll(cx))?;
+                self.token = None;
+            }
+            ready!(self.service.poll_ready(cx)).map_err(Into::into)?;
+            // The service may have taken its time, and the token's life with it.
+            match self.wait.at_hand() {
+                Some(token) => break token,
+                None => {
+                    let unready = self.service.clone();
+                    self.service = unready;
+                    self.token = Some(Box::pin(self.wait.clone().token()));
                 }
-                TokenState::Here(token) => break token,
             }
         };
-        ready!(self.service.poll_ready(cx)).map_err(Into::into)?;
 
         let mut request = self.request.take().expect("polled after completion");
-        self.authorizer.sign(request.headers_mut(), token);
+        self.authorizer.sign(request.headers_mut(), &token);
         Poll::Ready(Ok(self.service.call(request)))
     }
 }

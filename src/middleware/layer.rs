@@ -65,7 +65,8 @@ impl AdobeAuthLayer {
     }
 
     /// Adds exactly this host to the allowed ones, on any port; or on one port, given as
-    /// `host:port`. A loopback host may then be plain `http`.
+    /// `host:port`. A loopback host may then be plain `http`; build the client without a proxy
+    /// then (`ClientBuilder::no_proxy` of reqwest), or the proxy reads the token.
     ///
     /// Something that is no host adds nothing, and is told in a `warn` event.
     pub fn allow_host(self, host: impl AsRef<str>) -> Self {

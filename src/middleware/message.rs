@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::{Extensions, HeaderMap, Uri, header::HOST, uri::Authority};
+use http::{Extensions, HeaderMap, Method, Uri, header::HOST, uri::Authority};
 
 /// A request that the layer can authorize: `http::Request<B>` of any body, or `reqwest::Request`.
 ///
@@ -63,6 +63,10 @@ impl<B> Message for http::Request<B> {}
 
 impl<B> sealed::Sealed for http::Request<B> {
     fn target(&self) -> Option<Target<'_>> {
+        if self.method() == Method::CONNECT {
+            // It is the proxy that would read the headers.
+            return None;
+        }
         let uri = self.uri();
         match uri.host() {
             Some(host) => {
@@ -97,8 +101,9 @@ fn host_header(headers: &HeaderMap) -> Option<Target<'static>> {
     if authority.as_str().contains('@') {
         return None;
     }
-    let host = Cow::Owned(authority.host().to_owned());
-    Some(Target { scheme: Scheme::Unsaid, host, port: authority.port_u16() })
+    let port = authority.port_u16();
+    let scheme = if port == Some(80) { Scheme::Http } else { Scheme::Unsaid };
+    Some(Target { scheme, host: Cow::Owned(authority.host().to_owned()), port })
 }
 
 fn shown(uri: &Uri) -> String {

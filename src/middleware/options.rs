@@ -19,8 +19,9 @@ pub struct AcquireTimeout(pub Duration);
 
 /// A request extension: use a token that lives for at least this long, for long uploads and jobs.
 ///
-/// A token that ends earlier is replaced first, and the request waits for that. If not even a new
-/// token lives so long, the request fails with [`ErrorKind::Lifetime`](crate::ErrorKind::Lifetime).
+/// A token that ends earlier is replaced first, and the request waits for that. What can be asked
+/// for is the time up to a token's renewal, 22 of 24 hours surely: beyond that each request would
+/// cost a token, and it fails with [`ErrorKind::Lifetime`](crate::ErrorKind::Lifetime) instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MinLifetime(pub Duration);
 

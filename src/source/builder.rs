@@ -42,6 +42,9 @@ pub struct TokenSourceBuilder<F> {
     settings: Settings,
 }
 
+/// What [`backoff_cap`](TokenSourceBuilder::backoff_cap) may be set to at least.
+const LEAST_BACKOFF_CAP: Duration = Duration::from_millis(10);
+
 /// A [`FetchToken`] of your own, to be built into a [`TokenSource`].
 #[derive(Debug)]
 pub struct Custom<F>(pub(super) F);
@@ -111,7 +114,7 @@ impl<F> TokenSourceBuilder<F> {
     }
 
     /// Sets the most that the source waits between two attempts of its own accord. Default: 60
-    /// seconds.
+    /// seconds; at least 10 milliseconds, which only a test should want.
     pub fn backoff_cap(mut self, cap: Duration) -> Self {
         self.settings.backoff.cap = cap;
         self
@@ -132,12 +135,18 @@ impl<F> TokenSourceBuilder<F> {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let Settings { schedule, acquire_timeout, attempt_timeout, attempts, .. } = &self.settings;
+        let Settings { schedule, backoff, acquire_timeout, attempt_timeout, attempts, .. } =
+            &self.settings;
         if !(schedule.refresh_at > 0.0 && schedule.refresh_at < 1.0) {
             return Err(ConfigError::new("`refresh_at` must lie between 0 and 1"));
         }
         if acquire_timeout.is_zero() || attempt_timeout.is_zero() {
             return Err(ConfigError::new("a timeout of zero would let nothing succeed"));
+        }
+        if backoff.cap < LEAST_BACKOFF_CAP {
+            return Err(ConfigError::new(format!(
+                "`backoff_cap` must be at least {LEAST_BACKOFF_CAP:?}: IMS is not to be flooded"
+            )));
         }
         if *attempts == 0 {
             return Err(ConfigError::new("`attempts` must be at least 1"));

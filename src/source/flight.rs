@@ -29,6 +29,13 @@ pub(super) struct Joined {
     pub(super) runtime: Id,
 }
 
+impl Joined {
+    /// Whether the flight has ended without a word.
+    pub(super) fn is_lost(&self) -> bool {
+        self.outcome.has_changed().is_err() && self.outcome.borrow().is_none()
+    }
+}
+
 /// The other end of [`Joined`]; when it is dropped, those who wait stop waiting.
 pub(super) type Landing = watch::Sender<Option<Outcome>>;
 
@@ -113,7 +120,15 @@ async fn attempt_once(shared: &Shared) -> Outcome {
     let response = timeout(limit, shared.fetcher.fetch_token()).await.unwrap_or_else(|_| {
         Err(TokenError::new(ErrorKind::Timeout, format!("no token was fetched within {limit:?}")))
     })?;
-    AccessToken::new(response, sent, shared.next_generation())
+    let token = AccessToken::new(response, sent, shared.next_generation())?;
+    let thresholds = shared.settings.schedule.thresholds(sent, token.lifetime());
+    if thresholds.retire.has_come(shared.now()) {
+        return Err(TokenError::new(
+            ErrorKind::Timeout,
+            format!("the access token came too late: it lives for {:?} only", token.lifetime()),
+        ));
+    }
+    Ok(token)
 }
 
 /// Whether the same request may bring a token a moment later. A malformed answer may have cost a
@@ -149,8 +164,8 @@ impl Drop for Guard {
             lost()
         };
         let delay = self.shared.fail(self.number, &error).unwrap_or_default();
-        warn!(error = &error as &dyn std::error::Error, "a token request ended without an answer");
         self.land(Err(with_delay(&error, delay)));
+        warn!(error = &error as &dyn std::error::Error, "a token request ended without an answer");
     }
 }
 

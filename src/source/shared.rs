@@ -125,14 +125,17 @@ impl Shared {
 
         // To decide for a flight and to note that it is under way is one step under the lock:
         // that is what makes it the only one.
-        let (decision, flight) = {
+        let (decision, flight, _replaced, _kept) = {
             let mut state = self.lock();
             // A runtime can be kept and not driven: a flight on it may never end. Where it is our
             // own it is driven, and a flight that is late will end itself.
             let elsewhere =
                 |flight: &Joined| runtime.as_ref().is_ok_and(|here| here.id() != flight.runtime);
-            let given_up = state.overdue(now).is_some_and(elsewhere);
-            let _replaced = given_up.then(|| {
+            let given_up = state.flight(now).is_some_and(|(flight, overdue)| {
+                flight.is_lost() || (overdue && elsewhere(flight))
+            });
+            let kept = state.keepsakes();
+            let replaced = given_up.then(|| {
                 state.crash();
                 self.publish(&state)
             });
@@ -145,7 +148,7 @@ impl Shared {
                 }
                 _ => None,
             };
-            (decision, flight)
+            (decision, flight, replaced, kept)
         };
 
         let joined = flight.map(|(here, number, landing, joined, _replaced)| {
@@ -217,15 +220,16 @@ impl Shared {
 
     /// Ends the flight, unless it was given up.
     pub(super) fn land(&self, number: u64, outcome: &Outcome) {
+        let now = self.now();
         self.update(|state| match outcome {
             _ if !state.is_under_way(number) => {}
-            Ok(token) => state.land(token.clone()),
+            Ok(token) => state.land(now, token.clone()),
             Err(_) => state.crash(),
         });
     }
 
-    pub(super) fn drop_token(&self, generation: u64) {
-        self.update(|state| state.drop_token(generation));
+    pub(super) fn drop_token(&self, token: &AccessToken) {
+        self.update(|state| state.drop_token(token));
     }
 
     pub(super) fn is_flying(&self) -> bool {
@@ -271,10 +275,11 @@ impl Shared {
 
     /// Changes the state, and tells those who wait for changes.
     fn update<R>(&self, change: impl FnOnce(&mut State<Joined>) -> R) -> R {
-        let (result, _replaced) = {
+        let (result, _replaced, _kept) = {
             let mut state = self.lock();
+            let kept = state.keepsakes();
             let result = change(&mut state);
-            (result, self.publish(&state))
+            (result, self.publish(&state), kept)
         };
         self.changes.send_replace(());
         result
@@ -287,8 +292,8 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<Joined>> {
-        // Nothing under this lock runs foreign code; were it poisoned all the same, the state
-        // would still be whole: each change of it is a few plain assignments.
+        // Nothing under this lock runs or drops foreign code; were it poisoned all the same, the
+        // state would still be whole: each change of it is a few plain assignments.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,6 +12,9 @@ use crate::{
     token::AccessToken,
 };
 
+/// The least time between a token and its renewal, however short it lives.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+
 /// What a source knows: the token in hand, the failures since it came, the flight under way.
 ///
 /// `F` is how a flight is joined.
@@ -125,14 +128,19 @@ impl<F: Clone> State<F> {
         }
     }
 
-    /// The error for a caller who asks for more than even a new token would have.
+    /// The error for a caller who asks for more than a new token would have for long: each such
+    /// request would cost a token.
     fn beyond_reach(&self, now: Moment, min_lifetime: Duration) -> Option<TokenError> {
         let held = self.held.as_ref().filter(|held| !held.thresholds.retire.has_come(now))?;
-        let lifetime = held.token.lifetime();
-        (min_lifetime > lifetime).then(|| {
+        let longest = held.thresholds.renew.sleep_from(held.token.sent());
+        (min_lifetime > longest).then(|| {
             TokenError::new(
                 ErrorKind::Lifetime,
-                format!("a token with {min_lifetime:?} to live was asked for, but tokens live for {lifetime:?}"),
+                format!(
+                    "a token with {min_lifetime:?} to live was asked for, but more than {longest:?} \
+                     of tokens that live for {:?} cannot be promised",
+                    held.token.lifetime()
+                ),
             )
         })
     }
@@ -182,15 +190,16 @@ impl<F: Clone> State<F> {
         }
     }
 
-    /// The flight, if it should have ended by now.
-    pub(super) fn overdue(&self, now: Moment) -> Option<&F> {
+    /// The flight under way, and whether it should have ended by now.
+    pub(super) fn flight(&self, now: Moment) -> Option<(&F, bool)> {
         let flight = self.flight.as_ref()?;
-        (now.monotonic >= flight.overdue_at).then_some(&flight.join)
+        Some((&flight.join, now.monotonic >= flight.overdue_at))
     }
 
     /// The flight has brought a token.
-    pub(super) fn land(&mut self, token: AccessToken) {
-        let thresholds = self.schedule.thresholds(token.sent(), token.lifetime());
+    pub(super) fn land(&mut self, now: Moment, token: AccessToken) {
+        let mut thresholds = self.schedule.thresholds(token.sent(), token.lifetime());
+        thresholds.renew = thresholds.renew.later(now.plus(LEAST_INTERVAL));
         self.held = Some(Held { token, thresholds, suspect: false });
         self.failure = None;
         self.flight = None;
@@ -218,13 +227,32 @@ impl<F: Clone> State<F> {
             None => (1, now),
         };
         let delay = delay(count);
-        self.failure = Some(Failure { error, count, since, retry_at: now.plus(delay) });
+        let mut next = Failure { error, count, since, retry_at: now.plus(delay) };
+        if let Some(last) = &self.failure {
+            // What IMS asked for holds, and what it said is worth more than that a runtime ended.
+            next.retry_at = next.retry_at.later(last.retry_at);
+            if next.error.kind() == ErrorKind::RuntimeLost {
+                next.error = last.error.clone();
+            }
+        }
+        let delay = next.retry_at.sleep_from(now);
+        self.failure = Some(next);
         delay
     }
 
-    /// Drops the token of this generation, if it is the one in hand.
-    pub(super) fn drop_token(&mut self, generation: u64) {
-        self.held.take_if(|held| held.token.generation() == generation);
+    /// Drops this token, if it is the one in hand.
+    pub(super) fn drop_token(&mut self, token: &AccessToken) {
+        self.held.take_if(|held| held.token.is(token));
+    }
+
+    /// What a change may replace. Kept until the lock is given back, so that nothing is dropped
+    /// under it: an error may own anything.
+    pub(super) fn keepsakes(&self) -> impl Sized + use<F> {
+        (
+            self.held.as_ref().map(|held| held.token.clone()),
+            self.failure.as_ref().map(|failure| failure.error.clone()),
+            self.flight.as_ref().map(|flight| flight.join.clone()),
+        )
     }
 
     pub(super) fn is_flying(&self) -> bool {

@@ -123,20 +123,21 @@ impl TokenSource {
     /// Inside a Tokio runtime it starts a flight if one is due: the first, or a renewal.
     #[must_use]
     pub fn try_token(&self) -> Option<AccessToken> {
-        let shared = self.shared();
-        match shared.ready() {
-            Some(token) => Some(token),
-            None => match shared.acquire(shared.now(), Duration::ZERO) {
-                Ok(Acquired::Token(token)) => Some(token),
-                Ok(Acquired::Flight(_)) | Err(_) => None,
-            },
+        self.shared().ready().or_else(|| self.acquire_now(Duration::ZERO))
+    }
+
+    /// A token that lives for at least `min_lifetime`, if one is in hand; else a flight is started.
+    pub(crate) fn acquire_now(&self, min_lifetime: Duration) -> Option<AccessToken> {
+        match self.shared().acquire(self.shared().now(), min_lifetime) {
+            Ok(Acquired::Token(token)) => Some(token),
+            Ok(Acquired::Flight(_)) | Err(_) => None,
         }
     }
 
     /// Starts to fetch the first token, so that a service is ready before its first request.
     ///
     /// Does not wait; [`status`](Self::status) tells how it went. A transient failure is tried
-    /// again until there is a token. Does nothing if a token is in hand, or outside a runtime.
+    /// again until there is a token, unless the source refreshes on demand only. Does nothing if a token is in hand, or outside a runtime.
     pub fn warm_up(&self) {
         let _ = self.try_token();
     }
@@ -176,10 +177,11 @@ impl TokenSource {
 
     /// Never gives out `token` again. If a newer token is in hand already, that one is kept.
     ///
-    /// The next caller waits for a new one. For a token that *may* be bad there is no need to call
+    /// The next caller waits for a new one: called for each failure of an API, this costs a token
+    /// each time. For a token that *may* be bad there is no need to call
     /// this.
     pub fn invalidate(&self, token: &AccessToken) {
-        self.shared().drop_token(token.generation());
+        self.shared().drop_token(token);
     }
 
     /// What the source knows now: whether a valid token is in hand, until when, and what failed.
