@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use reqwest::{Client, Method, Request, redirect::Policy};
+use reqwest::{Client, Method, Request};
 use tokio::net::TcpListener;
 use tower::{Layer, Service, ServiceExt};
 use tower_adobe_auth::{
@@ -37,9 +37,9 @@ async fn main() -> Result<(), BoxError> {
         .build()?;
     // Nobody sends requests to a service that is not ready, so the first token cannot wait for one.
     tokens.warm_up();
-    let adobe = AdobeAuthLayer::new(tokens.clone())
-        .allow_host("127.0.0.1")
-        .layer(Client::builder().redirect(Policy::none()).no_proxy().build()?);
+    let layer = AdobeAuthLayer::new(tokens.clone()).allow_host("127.0.0.1");
+    let policy = layer.allowed_hosts().redirect_policy();
+    let adobe = layer.layer(Client::builder().redirect(policy).no_proxy().build()?);
     let app = Router::new()
         .route("/images", get(images))
         .route("/readyz", get(readyz))

@@ -4,8 +4,8 @@
 //! ADOBE_CLIENT_ID=... ADOBE_CLIENT_SECRET=... cargo run --example live
 //! ```
 
-use reqwest::{Client, Method, Request, redirect::Policy};
-use tower::{Service, ServiceBuilder, ServiceExt};
+use reqwest::{Client, Method, Request};
+use tower::{Layer, Service, ServiceExt};
 use tower_adobe_auth::{AdobeAuthLayer, BoxError, Credentials, TokenSource};
 
 /// Answers a request without a body with an error about the body, once it is authorized: it costs
@@ -35,9 +35,9 @@ async fn main() -> Result<(), BoxError> {
     let token = tokens.token().await?;
     println!("IMS issued a token; it is valid until {:?}", token.expires_at());
 
-    let mut client = ServiceBuilder::new()
-        .layer(AdobeAuthLayer::new(tokens))
-        .service(Client::builder().redirect(Policy::none()).build()?);
+    let layer = AdobeAuthLayer::new(tokens);
+    let policy = layer.allowed_hosts().redirect_policy();
+    let mut client = layer.layer(Client::builder().redirect(policy).build()?);
     let request = Request::new(Method::POST, FIREFLY.parse()?);
     let response = client.ready().await?.call(request).await?;
     let status = response.status();

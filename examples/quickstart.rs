@@ -8,8 +8,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
-use reqwest::{Client, Request, StatusCode, redirect::Policy};
-use tower::{Service, ServiceBuilder, ServiceExt};
+use reqwest::{Client, Request, StatusCode};
+use tower::{Layer, Service, ServiceExt};
 use tower_adobe_auth::{
     AdobeAuth, AdobeAuthLayer, BoxError, Credentials, Environment, TokenSource, mock::MockIms,
 };
@@ -73,10 +73,10 @@ fn client(ims: &MockIms) -> Result<(TokenSource, AdobeAuth<Client>), BoxError> {
     let tokens = TokenSource::builder(Credentials::new("client-id", "client-secret"))
         .environment(Environment::custom(ims.url())?)
         .build()?;
-    let client = ServiceBuilder::new()
-        .layer(AdobeAuthLayer::new(tokens.clone()).allow_host("127.0.0.1"))
-        .service(Client::builder().redirect(Policy::none()).no_proxy().build()?);
-    Ok((tokens, client))
+    let layer = AdobeAuthLayer::new(tokens.clone()).allow_host("127.0.0.1");
+    let policy = layer.allowed_hosts().redirect_policy();
+    let client = Client::builder().redirect(policy).no_proxy().build()?;
+    Ok((tokens, layer.layer(client)))
 }
 
 async fn get(mut client: AdobeAuth<Client>, api: &str) -> Result<StatusCode, BoxError> {

@@ -4,7 +4,7 @@
 //! cargo run --example reqwest_middleware --features reqwest-middleware
 //! ```
 
-use reqwest::{Client, redirect::Policy};
+use reqwest::Client;
 use reqwest_middleware::ClientBuilder;
 use tower_adobe_auth::{
     AdobeAuthLayer, AdobeAuthMiddleware, BoxError, Credentials, Environment, TokenSource,
@@ -19,7 +19,8 @@ async fn main() -> Result<(), BoxError> {
         .environment(Environment::custom(ims.url())?)
         .build()?;
     let layer = AdobeAuthLayer::new(tokens).allow_host("127.0.0.1");
-    let client = ClientBuilder::new(Client::builder().redirect(Policy::none()).no_proxy().build()?)
+    let policy = layer.allowed_hosts().redirect_policy();
+    let client = ClientBuilder::new(Client::builder().redirect(policy).no_proxy().build()?)
         // A retry middleware would come before: each attempt is then authorized anew.
         .with(AdobeAuthMiddleware::from(layer))
         .build();

@@ -32,7 +32,8 @@ use crate::source::TokenSource;
 ///
 /// The order of layers, from the outside: total timeout, trace, retry, *this one*, timeout of one
 /// try, client; and inside anything that follows redirects. Each attempt is then authorized anew,
-/// and each hop meets the host rule.
+/// and each hop meets the host rule. reqwest follows redirects inside the client, beneath this
+/// layer: build it with `AllowedHosts::redirect_policy`.
 ///
 /// [`NoAuthorization`]: crate::NoAuthorization
 /// [`AcquireTimeout`]: crate::AcquireTimeout
@@ -93,6 +94,12 @@ impl AdobeAuthLayer {
     pub fn with_allowed_hosts(mut self, hosts: AllowedHosts) -> Self {
         self.authorizer.hosts = hosts;
         self
+    }
+
+    /// The hosts that get the token: for a redirect policy, say.
+    #[must_use]
+    pub fn allowed_hosts(&self) -> &AllowedHosts {
+        &self.authorizer.hosts
     }
 
     /// Sends no `x-api-key` of ours. Default: the client id is sent.

@@ -10,6 +10,8 @@ mod hosts;
 mod layer;
 mod message;
 mod options;
+#[cfg(feature = "reqwest")]
+mod redirect;
 mod service;
 
 pub use self::{
