@@ -74,7 +74,8 @@ pub use self::{
     ims::{CustomEnvironment, Environment, ImsClient, ImsClientBuilder},
     middleware::{
         AcquireTimeout, AdobeAuth, AdobeAuthLayer, AllowedHosts, Message, MinLifetime,
-        NoAuthorization, ResponseFuture,
+        NoAuthorization, NoReplay, Repeat, Replay, ReplayUnauthorized, Replayed, Reply,
+        ResponseFuture,
     },
     source::{FetchToken, Status, StatusChanges, TokenSource, TokenSourceBuilder},
     token::{AccessToken, TokenResponse},

@@ -1,10 +1,14 @@
 //! [`AdobeAuthMiddleware`]: the layer's logic, for clients built with reqwest-middleware.
 
+use std::marker::PhantomData;
+
 use http::Extensions;
 use reqwest::{Request, Response};
 use reqwest_middleware::{Error, Middleware, Next, Result};
 
-use crate::middleware::{AdobeAuthLayer, Authorization, Authorizer};
+use crate::middleware::{
+    AdobeAuthLayer, Authorization, Authorizer, NoReplay, Replay, Replayed, refused,
+};
 
 /// [`AdobeAuthLayer`] as a middleware of the `reqwest-middleware` crate.
 ///
@@ -32,33 +36,60 @@ use crate::middleware::{AdobeAuthLayer, Authorization, Authorizer};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
-pub struct AdobeAuthMiddleware {
+#[derive(Debug)]
+pub struct AdobeAuthMiddleware<R = NoReplay> {
     authorizer: Authorizer,
+    replay: PhantomData<fn() -> R>,
 }
 
-impl From<AdobeAuthLayer> for AdobeAuthMiddleware {
-    fn from(layer: AdobeAuthLayer) -> Self {
-        Self { authorizer: layer.into_authorizer() }
+impl<R> From<AdobeAuthLayer<R>> for AdobeAuthMiddleware<R> {
+    fn from(layer: AdobeAuthLayer<R>) -> Self {
+        Self { authorizer: layer.into_authorizer(), replay: PhantomData }
+    }
+}
+
+impl<R> Clone for AdobeAuthMiddleware<R> {
+    fn clone(&self) -> Self {
+        Self { authorizer: self.authorizer.clone(), replay: PhantomData }
     }
 }
 
 #[async_trait::async_trait]
-impl Middleware for AdobeAuthMiddleware {
+impl<R: Replay<Request> + 'static> Middleware for AdobeAuthMiddleware<R> {
     async fn handle(
         &self,
         mut request: Request,
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> Result<Response> {
-        let token = match self.authorizer.authorize_with(&request, Some(extensions)) {
+        let (token, host) = match self.authorizer.authorize_with(&request, Some(extensions)) {
             Authorization::NotOurs => return next.run(request, extensions).await,
-            Authorization::Token(token) => token,
-            Authorization::Wait(wait) => wait.token().await.map_err(failed)?,
+            Authorization::Token(token, host) => (token, host),
+            Authorization::Wait(wait) => {
+                let host = wait.host;
+                (wait.token().await.map_err(failed)?, host)
+            }
             Authorization::Insecure(error) => return Err(failed(error)),
         };
+        let spare = R::spare(&request);
         self.authorizer.sign(request.headers_mut(), &token);
-        next.run(request, extensions).await
+        let response = next.clone().run(request, extensions).await?;
+        if !refused(&response, &token, host) {
+            return Ok(response);
+        }
+
+        let Some(mut spare) = spare else { return Ok(response) };
+        let wait = self.authorizer.wait(Some(extensions), host);
+        // Whatever came of it: is there another token now?
+        let _ = wait.clone().token().await;
+        let Some(another) = wait.at_hand().filter(|another| !another.is(&token)) else {
+            return Ok(response);
+        };
+        self.authorizer.sign(spare.headers_mut(), &another);
+        let mut response = next.run(spare, extensions).await?;
+        refused(&response, &another, host);
+        response.extensions_mut().insert(Replayed);
+        Ok(response)
     }
 }
 

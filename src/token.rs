@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
 
@@ -93,7 +93,17 @@ pub struct AccessToken {
     inner: Arc<Inner>,
 }
 
+/// Who gave a token out, and wants to hear that an API refused it.
+pub(crate) trait Origin: Send + Sync {
+    fn refused(self: Arc<Self>, token: &AccessToken, host: HostKey);
+}
+
+/// Stands for the host that a request goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostKey(pub(crate) u64);
+
 struct Inner {
+    origin: Weak<dyn Origin>,
     secret: SecretString,
     headers: TokenHeaders,
     generation: u64,
@@ -115,6 +125,7 @@ impl AccessToken {
         response: TokenResponse,
         sent: Moment,
         generation: u64,
+        origin: Weak<dyn Origin>,
     ) -> Result<Self, TokenError> {
         let TokenResponse { access_token, expires_in, client_id, org_id } = response;
         let expires_in = expires_in.min(FAR);
@@ -132,6 +143,7 @@ impl AccessToken {
             org_id: org_id.map(|id| plain(id, "organization id")).transpose()?,
         };
         let inner = Inner {
+            origin,
             secret: access_token,
             headers,
             generation,
@@ -163,6 +175,13 @@ impl AccessToken {
     /// Whether both are clones of one token.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// Tells the source of this token that an API at `host` refused it.
+    pub(crate) fn refused_by(&self, host: HostKey) {
+        if let Some(origin) = self.inner.origin.upgrade() {
+            origin.refused(self, host);
+        }
     }
 
     pub(crate) fn sent(&self) -> Moment {

@@ -110,6 +110,7 @@ fn pure_files_read_no_clock_lock_nothing_spawn_nothing_and_log_nothing() {
         "source/state.rs",
         "source/schedule.rs",
         "source/backoff.rs",
+        "source/refusals.rs",
         "middleware/hosts.rs",
         "ims/request.rs",
         "ims/response.rs",

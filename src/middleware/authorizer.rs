@@ -1,6 +1,10 @@
 //! What happens to one request: pass it on, put a token in it, or refuse it.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
 
 use http::{
     Extensions, HeaderMap, HeaderName,
@@ -16,7 +20,7 @@ use super::{
 use crate::{
     error::{InsecureUri, TokenError},
     source::TokenSource,
-    token::AccessToken,
+    token::{AccessToken, HostKey},
 };
 
 static API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -34,12 +38,26 @@ pub(crate) struct Authorizer {
 pub(crate) enum Authorization {
     /// Pass it on untouched.
     NotOurs,
-    /// Put this token in it.
-    Token(AccessToken),
+    /// Put this token in it, and listen to what this host says of it.
+    Token(AccessToken, HostKey),
     /// Wait for a token first.
     Wait(Wait),
     /// It would have shown the token to the wire.
     Insecure(InsecureUri),
+}
+
+/// Which token a request wants.
+struct Wish<'a> {
+    tokens: &'a TokenSource,
+    min_lifetime: Duration,
+    limit: Option<Duration>,
+}
+
+impl Wish<'_> {
+    fn wait(self, host: HostKey) -> Wait {
+        let Self { tokens, min_lifetime, limit } = self;
+        Wait { tokens: tokens.clone(), min_lifetime, limit, host }
+    }
 }
 
 /// Which token to wait for, and for how long.
@@ -48,6 +66,17 @@ pub(crate) struct Wait {
     tokens: TokenSource,
     min_lifetime: Duration,
     limit: Option<Duration>,
+    pub(crate) host: HostKey,
+}
+
+fn opts_out(extensions: Option<&Extensions>) -> bool {
+    extensions.is_some_and(|extensions| extensions.get::<NoAuthorization>().is_some())
+}
+
+fn key(host: &str) -> HostKey {
+    let mut hasher = DefaultHasher::new();
+    host.hash(&mut hasher);
+    HostKey(hasher.finish())
 }
 
 impl Authorizer {
@@ -75,25 +104,36 @@ impl Authorizer {
             return Authorization::NotOurs;
         }
 
-        let mut tokens = &self.tokens;
-        let mut min_lifetime = Duration::ZERO;
-        let mut limit = None;
-        if let Some(extensions) = extensions.filter(|extensions| !extensions.is_empty()) {
-            if extensions.get::<NoAuthorization>().is_some() {
-                return Authorization::NotOurs;
-            }
-            tokens = extensions.get().unwrap_or(tokens);
-            min_lifetime = extensions.get().map_or(min_lifetime, |MinLifetime(least)| *least);
-            limit = extensions.get().map(|AcquireTimeout(limit)| *limit);
+        if opts_out(extensions) {
+            return Authorization::NotOurs;
         }
         if target.scheme == Scheme::Http && !is_loopback(&target.host) {
             return Authorization::Insecure(InsecureUri::new(request.shown_uri().into_owned()));
         }
 
-        match tokens.try_token_for(min_lifetime) {
-            Some(token) => Authorization::Token(token),
-            None => Authorization::Wait(Wait { tokens: tokens.clone(), min_lifetime, limit }),
+        let host = key(&target.host);
+        let wish = self.wish(extensions);
+        match wish.tokens.try_token_for(wish.min_lifetime) {
+            Some(token) => Authorization::Token(token, host),
+            None => Authorization::Wait(wish.wait(host)),
         }
+    }
+
+    /// How to wait for another token for a request that goes to `host`.
+    pub(crate) fn wait(&self, extensions: Option<&Extensions>, host: HostKey) -> Wait {
+        self.wish(extensions).wait(host)
+    }
+
+    /// Which token this request wants.
+    fn wish<'a>(&'a self, extensions: Option<&'a Extensions>) -> Wish<'a> {
+        let mut wish = Wish { tokens: &self.tokens, min_lifetime: Duration::ZERO, limit: None };
+        if let Some(extensions) = extensions.filter(|extensions| !extensions.is_empty()) {
+            wish.tokens = extensions.get().unwrap_or(wish.tokens);
+            wish.min_lifetime =
+                extensions.get().map_or(Duration::ZERO, |MinLifetime(least)| *least);
+            wish.limit = extensions.get().map(|AcquireTimeout(limit)| *limit);
+        }
+        wish
     }
 
     /// Puts the headers that go with `token` into `headers`: `Authorization` in place of what
@@ -122,7 +162,7 @@ impl Wait {
     }
 
     /// The token, if there is one now.
-    pub(super) fn at_hand(&self) -> Option<AccessToken> {
+    pub(crate) fn at_hand(&self) -> Option<AccessToken> {
         self.tokens.acquire_now(self.min_lifetime)
     }
 }

@@ -1,10 +1,15 @@
 //! [`AdobeAuthLayer`]: the rules, and the source of the tokens.
 
-use std::sync::Arc;
+use std::{marker::PhantomData, sync::Arc};
 
 use tower_layer::Layer;
 
-use super::{authorizer::Authorizer, hosts::AllowedHosts, service::AdobeAuth};
+use super::{
+    authorizer::Authorizer,
+    hosts::AllowedHosts,
+    replay::{NoReplay, ReplayUnauthorized},
+    service::AdobeAuth,
+};
 use crate::source::TokenSource;
 
 /// Authorizes each request to an Adobe API with the token of a [`TokenSource`].
@@ -25,6 +30,11 @@ use crate::source::TokenSource;
 ///
 /// A request can differ from the layer by its extensions: [`NoAuthorization`], another
 /// [`TokenSource`], [`AcquireTimeout`], [`MinLifetime`]. (A `reqwest::Request` carries none.)
+///
+/// When an API answers 401, its token is suspect: one flight replaces it, for all who got the 401 and
+/// all who come meanwhile. If that fails, the token serves on until its end. The request itself is
+/// not repeated, unless [asked for](Self::replay_unauthorized). A host that refuses new tokens too
+/// (Adobe answers 401 for missing permissions as well) is believed twice a minute at most.
 ///
 /// With a valid token in hand the inner service is called at once. Without one the response future
 /// waits for it, so that a timeout around the service covers the wait; meanwhile the inner
@@ -55,14 +65,29 @@ use crate::source::TokenSource;
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct AdobeAuthLayer {
+pub struct AdobeAuthLayer<R = NoReplay> {
     authorizer: Authorizer,
+    replay: PhantomData<fn() -> R>,
 }
 
 impl AdobeAuthLayer {
     /// Authorizes requests to `adobe.io` and its subdomains with the token of `tokens`.
     pub fn new(tokens: TokenSource) -> Self {
-        Self { authorizer: Authorizer::new(tokens) }
+        Self { authorizer: Authorizer::new(tokens), replay: PhantomData }
+    }
+}
+
+impl<R> AdobeAuthLayer<R> {
+    /// Sends a request that was answered with 401 once more, with a new token. Default: the caller
+    /// gets the 401.
+    ///
+    /// The request is kept for that, so its body has to be `Clone`; a `reqwest::Request` whose body
+    /// is a stream cannot be repeated, and is sent once. The answer to the second try is the
+    /// caller's whatever it is, and carries the [`Replayed`](crate::Replayed) extension. If no
+    /// other token can be had, the caller gets the 401. Nothing but a 401 is ever replayed: the API
+    /// has refused the request, and done nothing.
+    pub fn replay_unauthorized(self) -> AdobeAuthLayer<ReplayUnauthorized> {
+        AdobeAuthLayer { authorizer: self.authorizer, replay: PhantomData }
     }
 
     /// Adds exactly this host to the allowed ones, on any port; or on one port, given as
@@ -114,8 +139,8 @@ impl AdobeAuthLayer {
     }
 }
 
-impl<S> Layer<S> for AdobeAuthLayer {
-    type Service = AdobeAuth<S>;
+impl<S, R> Layer<S> for AdobeAuthLayer<R> {
+    type Service = AdobeAuth<S, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
         AdobeAuth::new(inner, Arc::new(self.authorizer.clone()))

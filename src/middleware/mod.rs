@@ -12,6 +12,8 @@ mod message;
 mod options;
 #[cfg(feature = "reqwest")]
 mod redirect;
+mod replay;
+mod reply;
 mod service;
 
 pub use self::{
@@ -20,8 +22,13 @@ pub use self::{
     layer::AdobeAuthLayer,
     message::Message,
     options::{AcquireTimeout, MinLifetime, NoAuthorization},
+    replay::{NoReplay, Repeat, Replay, ReplayUnauthorized, Replayed},
+    reply::Reply,
     service::AdobeAuth,
 };
 
 #[cfg(feature = "reqwest-middleware")]
-pub(crate) use self::authorizer::{Authorization, Authorizer};
+pub(crate) use self::{
+    authorizer::{Authorization, Authorizer},
+    reply::refused,
+};

@@ -1,6 +1,8 @@
 //! [`AdobeAuth`]: the service that the layer makes.
 
 use std::{
+    fmt,
+    marker::PhantomData,
     mem,
     sync::Arc,
     task::{Context, Poll},
@@ -10,8 +12,10 @@ use tower_service::Service;
 
 use super::{
     authorizer::{Authorization, Authorizer},
-    future::ResponseFuture,
+    future::{Pending, ResponseFuture},
     message::Message,
+    replay::{NoReplay, Replay},
+    reply::Reply,
 };
 use crate::error::BoxError;
 
@@ -52,15 +56,15 @@ use crate::error::BoxError;
 /// [`TokenError`](crate::TokenError) if no token could be had, and
 /// [`InsecureUri`](crate::InsecureUri) if the token would have been sent in clear. In both cases the
 /// request was not sent.
-#[derive(Clone, Debug)]
-pub struct AdobeAuth<S> {
+pub struct AdobeAuth<S, R = NoReplay> {
     inner: S,
     authorizer: Arc<Authorizer>,
+    replay: PhantomData<fn() -> R>,
 }
 
-impl<S> AdobeAuth<S> {
+impl<S, R> AdobeAuth<S, R> {
     pub(super) fn new(inner: S, authorizer: Arc<Authorizer>) -> Self {
-        Self { inner, authorizer }
+        Self { inner, authorizer, replay: PhantomData }
     }
 
     /// The inner service.
@@ -79,11 +83,13 @@ impl<S> AdobeAuth<S> {
     }
 }
 
-impl<S, Req> Service<Req> for AdobeAuth<S>
+impl<S, R, Req> Service<Req> for AdobeAuth<S, R>
 where
     S: Service<Req> + Clone,
+    S::Response: Reply,
     S::Error: Into<BoxError>,
     Req: Message,
+    R: Replay<Req>,
 {
     type Response = S::Response;
     type Error = BoxError;
@@ -95,23 +101,54 @@ where
 
     fn call(&mut self, mut request: Req) -> Self::Future {
         match self.authorizer.authorize(&request) {
-            Authorization::NotOurs => ResponseFuture::sent(self.inner.call(request)),
-            Authorization::Token(token) => {
+            Authorization::NotOurs => ResponseFuture::passed(self.inner.call(request)),
+            Authorization::Token(token, host) => {
+                let spare = R::spare(&request).map(|spare| {
+                    let wait = self.authorizer.wait(request.extensions(), host);
+                    let authorizer = Arc::clone(&self.authorizer);
+                    Box::new(Pending::new(self.inner.clone(), spare, authorizer, wait))
+                });
                 self.authorizer.sign(request.headers_mut(), &token);
-                ResponseFuture::sent(self.inner.call(request))
+                ResponseFuture::sent(self.inner.call(request), token, host, spare)
             }
             Authorization::Wait(wait) => {
-                // The service that was polled ready gives its place back while we wait: it may be
-                // the one that the token request needs.
-                let unready = self.inner.clone();
-                drop(mem::replace(&mut self.inner, unready.clone()));
-                ResponseFuture::waiting(unready, request, Arc::clone(&self.authorizer), wait)
+                let authorizer = Arc::clone(&self.authorizer);
+                let spare = R::spare(&request).map(|spare| {
+                    let authorizer = Arc::clone(&authorizer);
+                    Box::new(Pending::new(self.inner.clone(), spare, authorizer, wait.clone()))
+                });
+                let pending = Pending::new(self.release(), request, authorizer, wait);
+                ResponseFuture::waiting(pending, spare)
             }
             Authorization::Insecure(error) => {
-                let unready = self.inner.clone();
-                drop(mem::replace(&mut self.inner, unready));
+                self.release();
                 ResponseFuture::failed(error.into())
             }
         }
+    }
+}
+
+impl<S: Clone, R> AdobeAuth<S, R> {
+    /// Gives the place back that the inner service keeps for us since it was polled ready, and
+    /// returns a clone that keeps none. The token request may be what needs the place.
+    fn release(&mut self) -> S {
+        let unready = self.inner.clone();
+        drop(mem::replace(&mut self.inner, unready.clone()));
+        unready
+    }
+}
+
+impl<S: Clone, R> Clone for AdobeAuth<S, R> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), Arc::clone(&self.authorizer))
+    }
+}
+
+impl<S: fmt::Debug, R> fmt::Debug for AdobeAuth<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdobeAuth")
+            .field("inner", &self.inner)
+            .field("authorizer", &self.authorizer)
+            .finish()
     }
 }

@@ -3,7 +3,11 @@
 //! The task belongs to the source, not to a caller: dropping a caller does not end it. However it
 //! ends (with a token, an error, a panic, with its runtime) the [`Landing`] tells those who wait.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    thread,
+    time::Duration,
+};
 
 use tokio::{
     runtime::Id,
@@ -71,7 +75,7 @@ pub(super) fn fly(
     }
 }
 
-async fn attempts(shared: &Shared, number: u64) -> Outcome {
+async fn attempts(shared: &Arc<Shared>, number: u64) -> Outcome {
     let settings = &shared.settings;
     let start = Instant::now();
     let mut attempt = 1;
@@ -113,14 +117,15 @@ async fn attempts(shared: &Shared, number: u64) -> Outcome {
     }
 }
 
-async fn attempt_once(shared: &Shared) -> Outcome {
+async fn attempt_once(shared: &Arc<Shared>) -> Outcome {
     let limit = shared.settings.attempt_timeout;
     // The life of the token counts from here, before the request is sent.
     let sent = shared.now();
     let response = timeout(limit, shared.fetcher.fetch_token()).await.unwrap_or_else(|_| {
         Err(TokenError::new(ErrorKind::Timeout, format!("no token was fetched within {limit:?}")))
     })?;
-    let token = AccessToken::new(response, sent, shared.next_generation())?;
+    let origin: Weak<Shared> = Arc::downgrade(shared);
+    let token = AccessToken::new(response, sent, shared.next_generation(), origin)?;
     let thresholds = shared.settings.schedule.thresholds(sent, token.lifetime());
     if thresholds.retire.has_come(shared.now()) {
         return Err(TokenError::new(

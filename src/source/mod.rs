@@ -10,6 +10,7 @@ mod builder;
 mod fetch;
 mod flight;
 mod keeper;
+mod refusals;
 mod schedule;
 mod shared;
 mod state;

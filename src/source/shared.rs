@@ -11,6 +11,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use tokio::{runtime::Handle, sync::watch, time::Instant};
+use tracing::{debug, warn};
 
 use super::{
     backoff::Backoff,
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     clock::{Clock, Moment},
     error::{ErrorKind, TokenError},
-    token::AccessToken,
+    token::{AccessToken, HostKey, Origin},
 };
 
 /// How a source behaves.
@@ -228,6 +229,25 @@ impl Shared {
         });
     }
 
+    /// Takes note that an API at `host` refused `token`, and has it replaced if that is believed.
+    fn refused(self: &Arc<Self>, token: &AccessToken, host: HostKey) {
+        let now = self.now();
+        let suspect = {
+            let mut state = self.lock();
+            let suspect = state.refuse(now, token, host);
+            suspect.then(|| self.publish(&state))
+        };
+        match suspect {
+            Some(_replaced) => {
+                let generation = token.generation();
+                warn!(generation, "an API refused the access token; it is being replaced");
+                // Where no flight can start, the next caller starts it.
+                let _ = self.acquire(now, Duration::ZERO);
+            }
+            None => debug!("an API refused an access token; this says nothing about the token"),
+        }
+    }
+
     pub(super) fn drop_token(&self, token: &AccessToken) {
         self.update(|state| state.drop_token(token));
     }
@@ -295,6 +315,12 @@ impl Shared {
         // Nothing under this lock runs or drops foreign code; were it poisoned all the same, the
         // state would still be whole: each change of it is a few plain assignments.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Origin for Shared {
+    fn refused(self: Arc<Self>, token: &AccessToken, host: HostKey) {
+        Self::refused(&self, token, host);
     }
 }
 

@@ -8,8 +8,11 @@ use tokio::time::Instant;
 use crate::{
     clock::Moment,
     error::{ErrorKind, TokenError},
-    source::schedule::{Schedule, Thresholds},
-    token::AccessToken,
+    source::{
+        refusals::Refusals,
+        schedule::{Schedule, Thresholds},
+    },
+    token::{AccessToken, HostKey},
 };
 
 /// The least time between a token and its renewal, however short it lives.
@@ -23,6 +26,7 @@ pub(super) struct State<F> {
     schedule: Schedule,
     held: Option<Held>,
     failure: Option<Failure>,
+    refusals: Refusals,
     flight: Option<Flight<F>>,
     /// How many flights there have been.
     flights: u64,
@@ -84,12 +88,19 @@ pub(super) struct Current {
 
 impl<F: Clone> State<F> {
     pub(super) fn new(schedule: Schedule) -> Self {
-        Self { schedule, held: None, failure: None, flight: None, flights: 0 }
+        Self {
+            schedule,
+            held: None,
+            failure: None,
+            refusals: Refusals::default(),
+            flight: None,
+            flights: 0,
+        }
     }
 
     /// What to do for a caller who needs a token that lives for at least `min_lifetime`.
     pub(super) fn decide(&self, now: Moment, min_lifetime: Duration) -> Decision<F> {
-        let backing_off = self.failure.as_ref().filter(|failure| !failure.retry_at.has_come(now));
+        let backing_off = self.backing_off(now);
 
         match self.held.as_ref().filter(|held| held.serves(now, min_lifetime)) {
             Some(held) if !held.suspect => {
@@ -118,14 +129,19 @@ impl<F: Clone> State<F> {
 
     /// Whether a flight may start now, although nobody needs its token: what `refresh` asks.
     pub(super) fn decide_refresh(&self, now: Moment) -> Decision<F> {
-        match (&self.flight, &self.failure) {
+        match (&self.flight, self.backing_off(now)) {
             (Some(flight), _) => Decision::Join(flight.join.clone()),
-            (None, Some(failure)) if !failure.retry_at.has_come(now) => {
+            (None, Some(failure)) => {
                 let retry_in = failure.retry_at.sleep_from(now);
                 Decision::Fail(failure.error.retry_in_after(retry_in))
             }
-            _ => Decision::Fly,
+            (None, None) => Decision::Fly,
         }
+    }
+
+    /// The failure after which IMS may not be asked yet.
+    fn backing_off(&self, now: Moment) -> Option<&Failure> {
+        self.failure.as_ref().filter(|failure| !failure.retry_at.has_come(now))
     }
 
     /// The error for a caller who asks for more than a new token would have for long: each such
@@ -238,6 +254,22 @@ impl<F: Clone> State<F> {
         let delay = next.retry_at.sleep_from(now);
         self.failure = Some(next);
         delay
+    }
+
+    /// An API at `host` refused this token. Returns whether that makes it suspect now.
+    ///
+    /// A token that was replaced meanwhile says nothing about the one in hand. While IMS fails the
+    /// token in hand is the best there is, and is about to be replaced as it is.
+    pub(super) fn refuse(&mut self, now: Moment, token: &AccessToken, host: HostKey) -> bool {
+        let backing_off = self.backing_off(now).is_some();
+        let Some(held) = self.held.as_mut().filter(|held| held.token.is(token)) else {
+            return false;
+        };
+        if held.suspect || backing_off || !self.refusals.believe(now, host) {
+            return false;
+        }
+        held.suspect = true;
+        true
     }
 
     /// Drops this token, if it is the one in hand.

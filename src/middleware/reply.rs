@@ -1,0 +1,71 @@
+//! What `http::Response` and `reqwest::Response` have in common, as far as the layer needs it.
+
+use http::{Extensions, HeaderMap, StatusCode, header::WWW_AUTHENTICATE};
+
+use crate::token::{AccessToken, HostKey};
+
+/// A response whose status the layer can read: `http::Response<B>` of any body, or
+/// `reqwest::Response`. Sealed.
+pub trait Reply: sealed::Sealed {}
+
+pub(crate) mod sealed {
+    use super::{Extensions, HeaderMap, StatusCode};
+
+    pub trait Sealed {
+        fn status(&self) -> StatusCode;
+        fn headers(&self) -> &HeaderMap;
+        fn extensions_mut(&mut self) -> &mut Extensions;
+    }
+}
+
+impl<B> Reply for http::Response<B> {}
+
+impl<B> sealed::Sealed for http::Response<B> {
+    fn status(&self) -> StatusCode {
+        Self::status(self)
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        Self::headers(self)
+    }
+
+    fn extensions_mut(&mut self) -> &mut Extensions {
+        Self::extensions_mut(self)
+    }
+}
+
+#[cfg(feature = "reqwest")]
+impl Reply for reqwest::Response {}
+
+#[cfg(feature = "reqwest")]
+impl sealed::Sealed for reqwest::Response {
+    fn status(&self) -> StatusCode {
+        Self::status(self)
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        Self::headers(self)
+    }
+
+    fn extensions_mut(&mut self) -> &mut Extensions {
+        Self::extensions_mut(self)
+    }
+}
+
+/// Whether the API at `host` says that the token is bad. Tells the token's source.
+///
+/// The status decides: the bodies come in several shapes. Only a challenge that names the scope
+/// says that the token is good, but not enough (RFC 6750 §3.1).
+pub(crate) fn refused<R: Reply>(response: &R, token: &AccessToken, host: HostKey) -> bool {
+    let refused = response.status() == StatusCode::UNAUTHORIZED && !lacks_scope(response.headers());
+    if refused {
+        token.refused_by(host);
+    }
+    refused
+}
+
+fn lacks_scope(headers: &HeaderMap) -> bool {
+    headers.get_all(WWW_AUTHENTICATE).iter().any(|challenge| {
+        String::from_utf8_lossy(challenge.as_bytes()).contains("insufficient_scope")
+    })
+}
