@@ -138,6 +138,10 @@ impl TokenError {
         Self::build(ErrorKind::Fetch, false, FETCH_FAILED, None, Some(source.into()))
     }
 
+    pub(crate) fn transient_fetch(message: &'static str, source: impl Into<BoxError>) -> Self {
+        Self::build(ErrorKind::Fetch, true, message.into(), None, Some(source.into()))
+    }
+
     fn build(
         kind: ErrorKind,
         transient: bool,

@@ -28,7 +28,8 @@
 //! # The parts
 //!
 //! - [`Credentials`]: who we are. By hand, [from the environment](Credentials::from_env), or
-//!   [from the Adobe Developer Console's files](Credentials::from_console_json).
+//!   [from the Adobe Developer Console's files](Credentials::from_console_json); for secrets that
+//!   change underneath, [`FileCredentials`] or a [`ProvideCredentials`] of your own.
 //! - [`TokenSource`]: the shared token, kept fresh. It asks Adobe IMS, at most once at a time, or
 //!   [a fetcher of your own](TokenSource::from_fetcher). [`Status`] tells how it is.
 //! - [`AdobeAuthLayer`]: puts the token into requests to [allowed hosts](AllowedHosts), and only
@@ -69,7 +70,7 @@ mod token;
 #[cfg(feature = "reqwest-middleware")]
 pub use self::reqwest_chain::AdobeAuthMiddleware;
 pub use self::{
-    credentials::{ClientSecret, Credentials, Scopes},
+    credentials::{ClientSecret, Credentials, FileCredentials, ProvideCredentials, Scopes},
     error::{BoxError, ConfigError, ErrorKind, InsecureUri, TokenError},
     ims::{CustomEnvironment, Environment, ImsClient, ImsClientBuilder},
     middleware::{

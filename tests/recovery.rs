@@ -9,8 +9,8 @@ use futures_util::future::join_all;
 use http::{Method, StatusCode};
 use tower::{Layer, ServiceExt};
 use tower_adobe_auth::{
-    AdobeAuth, AdobeAuthLayer, Credentials, Environment, Replayed, ReplayUnauthorized, TokenSource,
-    mock::MockIms,
+    AdobeAuth, AdobeAuthLayer, BoxError, Credentials, Environment, FileCredentials,
+    ProvideCredentials, ReplayUnauthorized, Replayed, TokenSource, mock::MockIms,
 };
 
 type Client = AdobeAuth<reqwest::Client, ReplayUnauthorized>;
@@ -63,7 +63,8 @@ async fn a_streaming_body_is_passed_on_with_its_401_and_its_token_is_replaced() 
     tokens.token().await.unwrap();
     ims.revoke_all();
     let mut request = reqwest::Request::new(Method::POST, ims.api_url().parse().unwrap());
-    *request.body_mut() = Some(reqwest::Body::wrap(http_body_util::Full::<bytes::Bytes>::from("x")));
+    *request.body_mut() =
+        Some(reqwest::Body::wrap(http_body_util::Full::<bytes::Bytes>::from("x")));
 
     let answer = client.clone().oneshot(request).await.unwrap();
 
@@ -133,6 +134,125 @@ async fn two_secrets_that_are_both_refused_are_one_error() {
 
     assert_eq!(error.oauth_error(), Some("invalid_client"));
     assert_eq!(ims.token_requests(), 2);
+}
+
+/// A Console JSON file, replaced as Kubernetes and careful programs do: at once.
+struct Secrets {
+    folder: tempfile::TempDir,
+}
+
+impl Secrets {
+    fn new(secret: &str) -> Self {
+        let secrets = Self { folder: tempfile::tempdir().unwrap() };
+        secrets.replace(&Self::json(secret));
+        secrets
+    }
+
+    fn json(secret: &str) -> String {
+        format!(
+            r#"{{"CLIENT_ID": "client-id", "CLIENT_SECRETS": ["{secret}"], "SCOPES": ["openid"]}}"#
+        )
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.folder.path().join("credentials.json")
+    }
+
+    fn replace(&self, text: &str) {
+        let new = self.folder.path().join("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.path()).unwrap();
+    }
+
+    fn source(&self, ims: &MockIms) -> TokenSource {
+        let file = FileCredentials::open(self.path())
+            .unwrap()
+            .with_poll_interval(Duration::from_millis(20));
+        TokenSource::builder_from_provider(file)
+            .environment(Environment::custom(ims.url()).unwrap())
+            .backoff_cap(Duration::from_millis(100))
+            .build()
+            .unwrap()
+    }
+}
+
+/// Waits for the token of this generation, while requests go on.
+async fn generation(tokens: &TokenSource, client: &Client, ims: &MockIms, generation: u64) {
+    let limit = Duration::from_secs(20);
+    let renewed = async {
+        while tokens.try_token().unwrap().generation() < generation {
+            assert_eq!(post(client, ims).await.status(), StatusCode::OK);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(limit, renewed).await.expect("the token should be renewed");
+}
+
+#[tokio::test]
+async fn a_credentials_file_that_is_replaced_leads_to_a_new_token_beside_the_traffic() {
+    let ims = MockIms::start().await;
+    ims.set_secrets(MockIms::CLIENT_ID, ["one", "two"]);
+    let secrets = Secrets::new("one");
+    let tokens = secrets.source(&ims);
+    let client = client(&tokens);
+    assert_eq!(post(&client, &ims).await.status(), StatusCode::OK);
+
+    secrets.replace(&Secrets::json("two"));
+    generation(&tokens, &client, &ims, 2).await;
+
+    assert_eq!(ims.last_token_request().unwrap().form("client_secret"), Some("two"));
+    assert_eq!(ims.refused_requests(), 0);
+}
+
+#[tokio::test]
+async fn a_credentials_file_that_is_garbage_or_gone_costs_nothing_and_is_taken_when_good_again() {
+    let ims = MockIms::start().await;
+    ims.set_secrets(MockIms::CLIENT_ID, ["one", "two"]);
+    let secrets = Secrets::new("one");
+    let tokens = secrets.source(&ims);
+    let client = client(&tokens);
+    assert_eq!(post(&client, &ims).await.status(), StatusCode::OK);
+
+    secrets.replace(r#"{"CLIENT_ID": "client-id", "CLIENT_SEC"#);
+    tokens.refresh().await.unwrap();
+    assert_eq!(post(&client, &ims).await.status(), StatusCode::OK);
+    std::fs::remove_file(secrets.path()).unwrap();
+    tokens.refresh().await.unwrap();
+    assert_eq!(post(&client, &ims).await.status(), StatusCode::OK);
+
+    secrets.replace(&Secrets::json("two"));
+    generation(&tokens, &client, &ims, 4).await;
+    assert_eq!(ims.last_token_request().unwrap().form("client_secret"), Some("two"));
+}
+
+#[tokio::test]
+async fn a_secret_that_was_refused_is_replaced_by_that_of_the_file_as_soon_as_it_is_there() {
+    let ims = MockIms::start().await;
+    let secrets = Secrets::new("wrong");
+    let tokens = secrets.source(&ims);
+    assert!(!tokens.token().await.unwrap_err().is_transient());
+    let mut changes = tokens.subscribe();
+
+    secrets.replace(&Secrets::json(MockIms::CLIENT_SECRET));
+
+    let ready = async { while !changes.changed().await.unwrap().is_ready() {} };
+    tokio::time::timeout(Duration::from_secs(20), ready).await.expect("it should recover");
+}
+
+#[tokio::test]
+async fn a_provider_that_fails_is_a_transient_error_with_its_cause() {
+    struct Sealed;
+    impl ProvideCredentials for Sealed {
+        async fn credentials(&self) -> Result<Credentials, BoxError> {
+            Err("the vault is sealed".into())
+        }
+    }
+    let tokens = TokenSource::builder_from_provider(Sealed).attempts(1).build().unwrap();
+
+    let error = tokens.token().await.unwrap_err();
+
+    assert!(error.is_transient());
+    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "the vault is sealed");
 }
 
 #[cfg(feature = "reqwest-middleware")]

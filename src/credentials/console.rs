@@ -18,6 +18,10 @@ const MAX_BYTES: u64 = 1024 * 1024;
 const USUAL_BYTES: usize = 16 * 1024;
 
 pub(super) fn read_file(path: &Path) -> Result<Credentials, ConfigError> {
+    read(&bytes(path)?)
+}
+
+pub(super) fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(USUAL_BYTES));
     let length = File::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
@@ -27,7 +31,7 @@ pub(super) fn read_file(path: &Path) -> Result<Credentials, ConfigError> {
     if length as u64 > MAX_BYTES {
         return Err(ConfigError::new(format!("{} is too large to be read", path.display())));
     }
-    read(&bytes)
+    Ok(bytes)
 }
 
 pub(super) fn read(bytes: &[u8]) -> Result<Credentials, ConfigError> {

@@ -38,11 +38,17 @@
 mod console;
 #[expect(clippy::module_inception, reason = "a file is named after its main type")]
 mod credentials;
+mod file;
 mod json;
+mod provide;
 mod scopes;
 mod secret;
 mod variables;
 
 pub use credentials::Credentials;
+pub use file::FileCredentials;
+pub use provide::ProvideCredentials;
 pub use scopes::Scopes;
 pub use secret::ClientSecret;
+
+pub(crate) use provide::Provider;

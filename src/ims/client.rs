@@ -1,6 +1,13 @@
 //! One token request, one answer.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response, Uri};
@@ -18,7 +25,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    credentials::Credentials,
+    credentials::{ClientSecret, Credentials, ProvideCredentials, Provider},
     error::{BoxError, ConfigError, ErrorKind, TokenError},
     token::TokenResponse,
 };
@@ -53,7 +60,9 @@ pub struct ImsClient {
 }
 
 struct Inner {
-    credentials: Credentials,
+    provider: Provider,
+    /// Which of the two secrets worked last: the current one or the next.
+    next_is_current: AtomicBool,
     token_url: Uri,
     request_timeout: Duration,
     transport: Arc<dyn Transport>,
@@ -71,13 +80,17 @@ impl ImsClient {
 
     /// A client with settings of your own.
     pub fn builder(credentials: Credentials) -> ImsClientBuilder {
-        ImsClientBuilder {
-            credentials,
-            environment: Environment::default(),
-            request_timeout: REQUEST_TIMEOUT,
-            connect_timeout: CONNECT_TIMEOUT,
-            transport: None,
-        }
+        ImsClientBuilder::new(Provider::Fixed(credentials))
+    }
+
+    /// A client whose credentials are asked for anew for each token request.
+    pub fn builder_from_provider(provider: impl ProvideCredentials) -> ImsClientBuilder {
+        ImsClientBuilder::new(Provider::Changing(Arc::new(provider)))
+    }
+
+    /// Ends when the credentials have changed.
+    pub(crate) async fn credentials_changed(&self) {
+        self.inner.provider.changed().await;
     }
 
     /// Reads the wall clock from `clock`.
@@ -92,6 +105,9 @@ impl ImsClient {
     /// The token's life is what IMS says in `expires_in`, cut to what the token's own claims leave
     /// of it. The response carries the client id and the organization of the credentials.
     ///
+    /// Where the credentials carry two secrets and IMS answers `invalid_client` to one of them, the
+    /// other is tried at once, and is tried first from then on.
+    ///
     /// Dropping the future cancels the request.
     ///
     /// # Errors
@@ -104,6 +120,7 @@ impl ImsClient {
     ///   timeout.
     /// - [`Malformed`](ErrorKind::Malformed): the answer was no usable token, a redirect, or
     ///   larger than 64 KiB.
+    /// - [`Fetch`](ErrorKind::Fetch): the provider of the credentials failed.
     /// - [`NoRuntime`](ErrorKind::NoRuntime): it was called outside a Tokio runtime.
     ///
     /// # Panics
@@ -115,15 +132,43 @@ impl ImsClient {
             return Err(TokenError::new(ErrorKind::NoRuntime, message));
         }
 
-        let Inner { credentials, token_url, request_timeout, transport } = &*self.inner;
-        let request = token_request(credentials, token_url.clone());
+        let credentials = self.inner.provider.credentials().await.map_err(|error| {
+            TokenError::transient_fetch("the credentials could not be had", error)
+        })?;
+        let secrets = [Some(credentials.client_secret()), credentials.next_secret()];
+        let swapped = self.inner.next_is_current.load(Ordering::Relaxed);
+        let order = if swapped { [1, 0] } else { [0, 1] };
+
+        let mut refusal = None;
+        for (secret, at) in order.into_iter().filter_map(|at| secrets[at].zip(Some(at))) {
+            match self.request_with(&credentials, secret).await {
+                Err(error) if error.oauth_error() == Some("invalid_client") => {
+                    refusal.get_or_insert(error);
+                }
+                answer => {
+                    if answer.is_ok() {
+                        self.inner.next_is_current.store(at == 1, Ordering::Relaxed);
+                    }
+                    return answer;
+                }
+            }
+        }
+        Err(refusal.expect("there is a secret"))
+    }
+
+    async fn request_with(
+        &self,
+        credentials: &Credentials,
+        secret: &ClientSecret,
+    ) -> Result<TokenResponse, TokenError> {
+        let Inner { token_url, request_timeout, transport, .. } = &*self.inner;
+        let request = token_request(credentials, secret, token_url.clone());
         let answer = timeout(*request_timeout, transport.send(request)).await.map_err(|_| {
             let message = format!("IMS did not answer within {request_timeout:?}");
             TokenError::new(ErrorKind::Timeout, message)
         })??;
 
-        let client_secret = credentials.client_secret().expose_secret();
-        let response = response::read(&answer, client_secret, self.clock.now().wall)?;
+        let response = response::read(&answer, secret.expose_secret(), self.clock.now().wall)?;
         let response = response.with_client_id(credentials.client_id());
         Ok(match credentials.org_id() {
             Some(org_id) => response.with_org_id(org_id),
@@ -135,7 +180,7 @@ impl ImsClient {
 impl fmt::Debug for ImsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ImsClient")
-            .field("client_id", &self.inner.credentials.client_id())
+            .field("credentials", &self.inner.provider)
             .field("token_url", &self.inner.token_url)
             .field("request_timeout", &self.inner.request_timeout)
             .finish_non_exhaustive()
@@ -145,7 +190,7 @@ impl fmt::Debug for ImsClient {
 /// The settings of an [`ImsClient`].
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct ImsClientBuilder {
-    credentials: Credentials,
+    provider: Provider,
     environment: Environment,
     request_timeout: Duration,
     connect_timeout: Duration,
@@ -153,6 +198,16 @@ pub struct ImsClientBuilder {
 }
 
 impl ImsClientBuilder {
+    fn new(provider: Provider) -> Self {
+        Self {
+            provider,
+            environment: Environment::default(),
+            request_timeout: REQUEST_TIMEOUT,
+            connect_timeout: CONNECT_TIMEOUT,
+            transport: None,
+        }
+    }
+
     /// Sets which IMS is asked. Default: [`Environment::Production`].
     pub fn environment(mut self, environment: Environment) -> Self {
         self.environment = environment;
@@ -217,7 +272,9 @@ impl ImsClientBuilder {
     /// default one cannot be built, or the feature `reqwest` is off and no
     /// [`transport`](Self::transport) was given.
     pub fn build(self) -> Result<ImsClient, ConfigError> {
-        self.credentials.check()?;
+        if let Provider::Fixed(credentials) = &self.provider {
+            credentials.check()?;
+        }
         if self.request_timeout.is_zero() {
             return Err(ConfigError::new("the request timeout is zero"));
         }
@@ -230,7 +287,8 @@ impl ImsClientBuilder {
             None => default_transport(&token_url, self.connect_timeout)?,
         };
         let inner = Inner {
-            credentials: self.credentials,
+            provider: self.provider,
+            next_is_current: AtomicBool::new(false),
             token_url,
             request_timeout: self.request_timeout,
             transport,
@@ -254,7 +312,7 @@ impl ImsClientBuilder {
 impl fmt::Debug for ImsClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ImsClientBuilder")
-            .field("client_id", &self.credentials.client_id())
+            .field("credentials", &self.provider)
             .field("environment", &self.environment)
             .field("request_timeout", &self.request_timeout)
             .field("connect_timeout", &self.connect_timeout)

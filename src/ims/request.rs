@@ -7,11 +7,15 @@ use http::{
 };
 use zeroize::Zeroizing;
 
-use crate::credentials::Credentials;
+use crate::credentials::{ClientSecret, Credentials};
 
 /// The request of the `client_credentials` grant. Its body is wiped when its last clone is gone.
-pub(crate) fn token_request(credentials: &Credentials, token_url: Uri) -> Request<Bytes> {
-    let mut request = Request::new(Bytes::from_owner(form(credentials)));
+pub(crate) fn token_request(
+    credentials: &Credentials,
+    secret: &ClientSecret,
+    token_url: Uri,
+) -> Request<Bytes> {
+    let mut request = Request::new(Bytes::from_owner(form(credentials, secret)));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = token_url;
 
@@ -25,12 +29,12 @@ pub(crate) fn token_request(credentials: &Credentials, token_url: Uri) -> Reques
     request
 }
 
-fn form(credentials: &Credentials) -> Zeroizing<Vec<u8>> {
+fn form(credentials: &Credentials, secret: &ClientSecret) -> Zeroizing<Vec<u8>> {
     let scope = credentials.scopes().to_string();
     let mut fields = vec![
         ("grant_type", "client_credentials"),
         ("client_id", credentials.client_id()),
-        ("client_secret", credentials.client_secret().expose_secret()),
+        ("client_secret", secret.expose_secret()),
     ];
     // The token proxy of PDF Services takes no scope.
     if !scope.is_empty() {
@@ -54,7 +58,9 @@ mod tests {
     use super::*;
 
     fn fields(credentials: &Credentials) -> Vec<(String, String)> {
-        form_urlencoded::parse(&form(credentials)).into_owned().collect()
+        form_urlencoded::parse(&form(credentials, credentials.client_secret()))
+            .into_owned()
+            .collect()
     }
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {

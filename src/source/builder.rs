@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -155,7 +156,7 @@ impl<F> TokenSourceBuilder<F> {
     }
 
     fn finish(settings: Settings, fetcher: impl ErasedFetchToken + 'static) -> TokenSource {
-        TokenSource::from_shared(Shared::new(settings, Box::new(fetcher)))
+        TokenSource::from_shared(Shared::new(settings, Arc::new(fetcher)))
     }
 }
 

@@ -1,6 +1,9 @@
 //! Where tokens come from: [`FetchToken`], and IMS as its default.
 
-use std::{future::Future, pin::Pin};
+use std::{
+    future::{Future, pending},
+    pin::Pin,
+};
 
 use crate::{error::TokenError, ims::ImsClient, token::TokenResponse};
 
@@ -35,6 +38,15 @@ pub trait FetchToken: Send + Sync + 'static {
     /// [`attempt_timeout`](crate::TokenSourceBuilder::attempt_timeout), and when the last handle
     /// of the source is dropped.
     fn fetch_token(&self) -> impl Future<Output = Result<TokenResponse, TokenError>> + Send;
+
+    /// Ends when the token that was fetched last should be replaced, beside the traffic: when the
+    /// credentials have changed, say. Default: never.
+    ///
+    /// It is dropped and called again at will, and listened to only by a source that keeps its
+    /// token warm.
+    fn changed(&self) -> impl Future<Output = ()> + Send {
+        pending()
+    }
 }
 
 impl<F, Fut> FetchToken for F
@@ -51,6 +63,10 @@ impl FetchToken for ImsClient {
     async fn fetch_token(&self) -> Result<TokenResponse, TokenError> {
         self.request_token().await
     }
+
+    async fn changed(&self) {
+        self.credentials_changed().await;
+    }
 }
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -58,10 +74,15 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// [`FetchToken`] as an object, so that `TokenSource` is one type.
 pub(super) trait ErasedFetchToken: Send + Sync {
     fn fetch_token(&self) -> BoxFuture<'_, Result<TokenResponse, TokenError>>;
+    fn changed(&self) -> BoxFuture<'_, ()>;
 }
 
 impl<F: FetchToken> ErasedFetchToken for F {
     fn fetch_token(&self) -> BoxFuture<'_, Result<TokenResponse, TokenError>> {
         Box::pin(FetchToken::fetch_token(self))
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(FetchToken::changed(self))
     }
 }

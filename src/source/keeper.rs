@@ -14,6 +14,9 @@ use super::shared::Shared;
 /// this often the keeper looks at it.
 const LONGEST_NAP: Duration = Duration::from_secs(60);
 
+/// The least time between two times that the fetcher is heard.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
+
 /// Starts the keeper of this source on `runtime`, unless one is at work or none is wanted.
 pub(super) fn ensure(shared: &Arc<Shared>, runtime: &Handle) {
     if !shared.keeper().swap(true, Ordering::AcqRel) {
@@ -27,8 +30,10 @@ async fn keep_warm(source: Presence, mut changes: watch::Receiver<()>) {
     loop {
         changes.mark_unchanged();
         // The source is not kept alive while its keeper sleeps.
-        let wake = match source.0.upgrade() {
-            Some(shared) if !shared.is_closed() => shared.until_wake(),
+        let (wake, fetcher) = match source.0.upgrade() {
+            Some(shared) if !shared.is_closed() => {
+                (shared.until_wake(), Arc::clone(&shared.fetcher))
+            }
             _ => return,
         };
         let nap = async {
@@ -37,15 +42,26 @@ async fn keep_warm(source: Presence, mut changes: watch::Receiver<()>) {
                 None => pending().await,
             }
         };
+        let fetcher_changed = async {
+            // Not at once: a fetcher that always says so must not make it spin.
+            sleep(LEAST_PAUSE).await;
+            fetcher.changed().await;
+        };
         tokio::select! {
             changed = changes.changed() => match changed {
                 Ok(()) => continue,
                 Err(_) => return,
             },
-            () = nap => {}
-        }
-        if let Some(shared) = source.0.upgrade() {
-            shared.renew_if_due();
+            () = nap => {
+                if let Some(shared) = source.0.upgrade() {
+                    shared.renew_if_due();
+                }
+            }
+            () = fetcher_changed => {
+                if let Some(shared) = source.0.upgrade() {
+                    shared.renew_changed();
+                }
+            }
         }
     }
 }

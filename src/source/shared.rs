@@ -45,7 +45,7 @@ pub(super) struct Settings {
 /// The state of a source, and the means to change it.
 pub(super) struct Shared {
     pub(super) settings: Settings,
-    pub(super) fetcher: Box<dyn ErasedFetchToken>,
+    pub(super) fetcher: Arc<dyn ErasedFetchToken>,
     /// What readers need of `state`, published after each change of it.
     current: ArcSwapOption<Current>,
     state: Mutex<State<Joined>>,
@@ -65,7 +65,7 @@ pub(super) enum Acquired {
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings, fetcher: Box<dyn ErasedFetchToken>) -> Self {
+    pub(super) fn new(settings: Settings, fetcher: Arc<dyn ErasedFetchToken>) -> Self {
         Self {
             current: ArcSwapOption::empty(),
             state: Mutex::new(State::new(settings.schedule)),
@@ -182,6 +182,12 @@ impl Shared {
         if due {
             let _ = self.acquire(now, Duration::ZERO);
         }
+    }
+
+    /// Replaces the token in hand, because its fetcher says that it would fetch another now.
+    pub(super) fn renew_changed(self: &Arc<Self>) {
+        self.update(State::forget_refusal);
+        let _ = self.refresh(self.now());
     }
 
     /// How long until a flight is due although nobody calls.

@@ -256,6 +256,11 @@ impl<F: Clone> State<F> {
         delay
     }
 
+    /// What IMS refused may be accepted now: it need not be waited for. A throttle still holds.
+    pub(super) fn forget_refusal(&mut self) {
+        self.failure.take_if(|failure| !failure.error.is_transient());
+    }
+
     /// An API at `host` refused this token. Returns whether that makes it suspect now.
     ///
     /// A token that was replaced meanwhile says nothing about the one in hand. While IMS fails the

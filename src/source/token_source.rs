@@ -14,9 +14,9 @@ use super::{
 #[cfg(feature = "reqwest")]
 use crate::error::ConfigError;
 use crate::{
-    credentials::Credentials,
+    credentials::{Credentials, ProvideCredentials},
     error::{ErrorKind, TokenError},
-    ims::ImsClientBuilder,
+    ims::{ImsClient, ImsClientBuilder},
     token::AccessToken,
 };
 
@@ -85,7 +85,15 @@ impl TokenSource {
     /// Without the feature `reqwest`, an HTTP client has to be given to it: by
     /// [`map_ims`](TokenSourceBuilder::map_ims), with `|ims| ims.transport(client)`.
     pub fn builder(credentials: Credentials) -> TokenSourceBuilder<ImsClientBuilder> {
-        TokenSourceBuilder::new(crate::ims::ImsClient::builder(credentials))
+        TokenSourceBuilder::new(ImsClient::builder(credentials))
+    }
+
+    /// A source of tokens from IMS whose credentials are asked for anew for each token request, to
+    /// be configured.
+    pub fn builder_from_provider(
+        provider: impl ProvideCredentials,
+    ) -> TokenSourceBuilder<ImsClientBuilder> {
+        TokenSourceBuilder::new(ImsClient::builder_from_provider(provider))
     }
 
     /// A source of tokens from elsewhere, with the default settings.
