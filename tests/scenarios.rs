@@ -275,7 +275,7 @@ impl World {
     async fn call(&self, call: &Call) {
         let api = service_fn(|request: Request<()>| async move {
             let value = request.headers()[AUTHORIZATION].to_str()?.replace("Bearer ", "");
-            Ok::<_, BoxError>(number(&value))
+            Ok::<_, BoxError>(Response::new(number(&value)))
         });
         let client = AdobeAuthLayer::new(self.tokens.clone()).layer(api);
         let start = Instant::now();
@@ -290,7 +290,8 @@ impl World {
                 format!("{:?}", error.downcast_ref::<TokenError>().unwrap().kind())
             };
             let error = answer.as_ref().err().map(kind);
-            call.expect.check(answer.ok().flatten(), error.as_deref(), start.elapsed());
+            let token = answer.ok().flatten().map(Response::into_body);
+            call.expect.check(token, error.as_deref(), start.elapsed());
         };
         join_all((0..call.callers.unwrap_or(1)).map(|_| send())).await;
     }

@@ -246,7 +246,9 @@ impl<F: Clone> State<F> {
         let mut next = Failure { error, count, since, retry_at: now.plus(delay) };
         if let Some(last) = &self.failure {
             // What IMS asked for holds, and what it said is worth more than that a runtime ended.
-            next.retry_at = next.retry_at.later(last.retry_at);
+            if !last.retry_at.has_come(now) {
+                next.retry_at = next.retry_at.later(last.retry_at);
+            }
             if next.error.kind() == ErrorKind::RuntimeLost {
                 next.error = last.error.clone();
             }
