@@ -68,10 +68,11 @@ impl<B> sealed::Sealed for http::Request<B> {
             return None;
         }
         let uri = self.uri();
-        match uri.host() {
-            Some(host) => {
+        match uri.authority() {
+            Some(authority) => {
+                let (host, port) = host_and_port(authority)?;
                 let scheme = uri.scheme_str().map_or(Scheme::Unsaid, Scheme::of);
-                let port = uri.port_u16().or(scheme.default_port());
+                let port = port.or(scheme.default_port());
                 Some(Target { scheme, host: Cow::Borrowed(host), port })
             }
             None => host_header(self.headers()),
@@ -101,9 +102,25 @@ fn host_header(headers: &HeaderMap) -> Option<Target<'static>> {
     if authority.as_str().contains('@') {
         return None;
     }
-    let port = authority.port_u16();
+    let (host, port) = host_and_port(&authority)?;
     let scheme = if port == Some(80) { Scheme::Http } else { Scheme::Unsaid };
-    Some(Target { scheme, host: Cow::Owned(authority.host().to_owned()), port })
+    Some(Target { scheme, host: Cow::Owned(host.to_owned()), port })
+}
+
+/// The host and the port that an authority names, if that is all it names: `http` takes
+/// `[::1].evil.com` for `[::1]`, and port 99999 for none.
+fn host_and_port(authority: &Authority) -> Option<(&str, Option<u16>)> {
+    let host = authority.host();
+    let text = authority.as_str();
+    let text = text.rsplit_once('@').map_or(text, |(_userinfo, text)| text);
+    match text.strip_prefix(host)? {
+        "" | ":" => Some((host, None)),
+        port => {
+            let digits = port.strip_prefix(':')?;
+            let is_number = digits.bytes().all(|digit| digit.is_ascii_digit());
+            Some((host, Some(digits.parse().ok().filter(|_| is_number)?)))
+        }
+    }
 }
 
 fn shown(uri: &Uri) -> String {
