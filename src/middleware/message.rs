@@ -35,7 +35,7 @@ pub struct Target<'a> {
 pub(super) enum Scheme {
     Http,
     Https,
-    /// An origin-form URI has no scheme: the connection that it is sent on decides.
+    /// A URI that is not absolute has no scheme: the connection that it is sent on decides.
     Unsaid,
     Other,
 }
@@ -46,6 +46,14 @@ impl Scheme {
             "https" => Self::Https,
             "http" => Self::Http,
             _ => Self::Other,
+        }
+    }
+
+    /// What is known without a scheme: port 80 is plain.
+    const fn unsaid(port: Option<u16>) -> Self {
+        match port {
+            Some(80) => Self::Http,
+            _ => Self::Unsaid,
         }
     }
 
@@ -71,7 +79,7 @@ impl<B> sealed::Sealed for http::Request<B> {
         match uri.authority() {
             Some(authority) => {
                 let (host, port) = host_and_port(authority)?;
-                let scheme = uri.scheme_str().map_or(Scheme::Unsaid, Scheme::of);
+                let scheme = uri.scheme_str().map_or_else(|| Scheme::unsaid(port), Scheme::of);
                 let port = port.or(scheme.default_port());
                 Some(Target { scheme, host: Cow::Borrowed(host), port })
             }
@@ -103,7 +111,7 @@ fn host_header(headers: &HeaderMap) -> Option<Target<'static>> {
         return None;
     }
     let (host, port) = host_and_port(&authority)?;
-    let scheme = if port == Some(80) { Scheme::Http } else { Scheme::Unsaid };
+    let scheme = Scheme::unsaid(port);
     Some(Target { scheme, host: Cow::Owned(host.to_owned()), port })
 }
 
