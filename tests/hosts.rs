@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
@@ -64,9 +64,11 @@ fn fate(sent: Result<http::HeaderMap, BoxError>, before: &http::HeaderMap) -> Fa
 /// Sends `request` through `layer` to a service that returns it.
 async fn send(layer: &AdobeAuthLayer, request: Request<()>) -> Fate {
     let before = request.headers().clone();
-    let echo = service_fn(|request: Request<()>| async { Ok::<_, BoxError>(request) });
+    let echo = service_fn(|request: Request<()>| async {
+        Ok::<_, BoxError>(Response::new(request.into_parts().0.headers))
+    });
     let sent = layer.layer(echo).oneshot(request).await;
-    fate(sent.map(|request| request.into_parts().0.headers), &before)
+    fate(sent.map(Response::into_body), &before)
 }
 
 async fn by_http(layer: &AdobeAuthLayer, uri: &str) -> Fate {
@@ -80,9 +82,11 @@ async fn by_http(layer: &AdobeAuthLayer, uri: &str) -> Fate {
 async fn by_reqwest(layer: &AdobeAuthLayer, uri: &str) -> Fate {
     let Ok(url) = uri.parse() else { return NoUri };
     let request = reqwest::Request::new(http::Method::GET, url);
-    let echo = service_fn(|request: reqwest::Request| async { Ok::<_, BoxError>(request) });
+    let echo = service_fn(|request: reqwest::Request| async move {
+        Ok::<_, BoxError>(Response::new(request.headers().clone()))
+    });
     let sent = layer.layer(echo).oneshot(request).await;
-    fate(sent.map(|request| request.headers().clone()), &http::HeaderMap::new())
+    fate(sent.map(Response::into_body), &http::HeaderMap::new())
 }
 
 /// The fate of a GET of `uri`, whichever the type of the request.
@@ -682,3 +686,11 @@ async fn assert_same_or_no_uri(layer: &AdobeAuthLayer, uri: &str, expected: Fate
 
 #[cfg(not(feature = "reqwest"))]
 async fn assert_same_or_no_uri(_: &AdobeAuthLayer, _: &str, _: Fate) {}
+
+#[test]
+fn the_end_of_an_address_is_no_domain() {
+    let hosts = AllowedHosts::none().with_subdomains_of("0.0.1").with_subdomains_of("1");
+
+    assert_eq!(hosts, AllowedHosts::none());
+    assert!(!hosts.allow("127.0.0.1", None));
+}

@@ -74,8 +74,12 @@ impl AllowedHosts {
     /// nothing.
     #[must_use]
     pub fn with_subdomains_of(mut self, domain: impl AsRef<str>) -> Self {
-        if let Some((Host::Name(domain), None)) = parse(domain.as_ref()) {
-            self.rules.push(Rule::Within(domain));
+        match parse(domain.as_ref()) {
+            // An IPv4 address is no domain, nor is the end of one.
+            Some((Host::Name(domain), None)) if !ends_in_a_number(&domain) => {
+                self.rules.push(Rule::Within(domain));
+            }
+            _ => {}
         }
         self
     }
@@ -120,6 +124,10 @@ fn is_name(name: &str) -> bool {
         !label.is_empty()
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     })
+}
+
+fn ends_in_a_number(domain: &str) -> bool {
+    domain.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Whether a request to `host` stays on this machine, so that it may be plain `http`.
