@@ -404,6 +404,33 @@ async fn what_a_server_says_is_one_bounded_line_without_the_secret() {
 }
 
 #[tokio::test]
+async fn the_next_secret_and_the_answers_own_token_are_redacted_too() {
+    let token = "eyJhbGciOiJSUzI1NiJ9.eyJleHBpcmVzX2luIjoiMSJ9.c2lnbmF0dXJl";
+    for (status, kind) in
+        [("400 Bad Request", ErrorKind::Rejected), ("200 OK", ErrorKind::Malformed)]
+    {
+        let body = format!(
+            r#"{{"access_token":"{token}","error":"no {token}",
+                "error_description":"no p8e-the-next, no {token}, no c2lnbmF0dXJl"}}"#
+        );
+        let headers = format!("x-debug-id: p8e-the-next {token}\r\n");
+        let server = Server::start(Act::Answer(http(status, &headers, &body))).await;
+        let credentials = Credentials::new("client-id", SECRET).with_next_secret("p8e-the-next");
+        let ims = ImsClient::builder(credentials)
+            .environment(Environment::custom(server.url()).unwrap())
+            .transport(Client::builder(TokioExecutor::new()).build_http());
+
+        let error = ims.build().unwrap().request_token().await.unwrap_err();
+
+        assert_eq!(error.kind(), kind);
+        assert_eq!(error.oauth_error(), Some("no [redacted]"));
+        let description = error.oauth_error_description().unwrap();
+        assert_eq!(description, "no [redacted], no [redacted], no [redacted]");
+        assert_eq!(error.debug_id(), Some("[redacted] [redacted]"));
+    }
+}
+
+#[tokio::test]
 async fn a_refused_connection_is_a_transient_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (_left, gone) = mpsc::unbounded_channel();

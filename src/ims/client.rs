@@ -168,7 +168,8 @@ impl ImsClient {
             TokenError::new(ErrorKind::Timeout, message)
         })??;
 
-        let response = response::read(&answer, secret.expose_secret(), self.clock.now().wall)?;
+        let secrets: Vec<&str> = credentials.secrets().map(ClientSecret::expose_secret).collect();
+        let response = response::read(&answer, &secrets, self.clock.now().wall)?;
         let response = response.with_client_id(credentials.client_id());
         Ok(match credentials.org_id() {
             Some(org_id) => response.with_org_id(org_id),

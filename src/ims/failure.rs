@@ -6,7 +6,13 @@ use http::{StatusCode, header::RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{lifetime::Arrival, response::Answer, sanitize::sanitize};
+use zeroize::Zeroizing;
+
+use super::{
+    lifetime::Arrival,
+    response::{self, Answer},
+    sanitize::sanitize,
+};
 use crate::error::{ErrorKind, ImsFailure, TokenError};
 
 /// Ten thousand years: longer than any date can say, and no clock of ours overflows on the way.
@@ -17,19 +23,28 @@ const LONGEST_RETRY_AFTER: u64 = 10_000 * 366 * 24 * 60 * 60;
 struct Refusal {
     error: Option<Value>,
     error_description: Option<Value>,
+    /// No refusal has one. What has both may repeat the one in the other.
+    #[serde(default, deserialize_with = "response::secret")]
+    access_token: Option<Zeroizing<String>>,
 }
 
 /// The error of an answer whose status is not 200.
-pub(crate) fn refusal(answer: &Answer, client_secret: &str, wall: SystemTime) -> TokenError {
-    let said = said(answer, client_secret, wall);
+pub(crate) fn refusal(answer: &Answer, secrets: &[&str], wall: SystemTime) -> TokenError {
+    let said = said(answer, secrets, wall);
     let (kind, message) = judge(answer.status, said.error.as_deref());
     TokenError::with_answer(kind, message, said)
 }
 
-/// What IMS said, fit for a log line.
-pub(crate) fn said(answer: &Answer, client_secret: &str, wall: SystemTime) -> ImsFailure {
+/// What IMS said, fit for a log line: without `secrets` and without the answer's own token.
+pub(crate) fn said(answer: &Answer, secrets: &[&str], wall: SystemTime) -> ImsFailure {
     let body: Refusal = serde_json::from_slice(answer.text()).unwrap_or_default();
-    let line = |text: &str| Some(sanitize(text, client_secret)).filter(|line| !line.is_empty());
+    let mut secrets = secrets.to_vec();
+    if let Some(token) = body.access_token.as_deref() {
+        secrets.push(token);
+        // The parts of a JWT, the signature among them.
+        secrets.extend(token.split('.').filter(|part| part.len() < token.len()));
+    }
+    let line = |text: &str| Some(sanitize(text, &secrets)).filter(|line| !line.is_empty());
     ImsFailure {
         status: answer.status,
         error: body.error.as_ref().and_then(Value::as_str).and_then(line),

@@ -51,21 +51,24 @@ struct Success {
     expires_in: Option<Value>,
 }
 
-fn secret<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Zeroizing<String>>, D::Error> {
+/// Text that is wiped when it is dropped.
+pub(super) fn secret<'de, D: Deserializer<'de>>(
+    json: D,
+) -> Result<Option<Zeroizing<String>>, D::Error> {
     Ok(Option::<String>::deserialize(json)?.map(Zeroizing::new))
 }
 
-/// Reads the answer that came at `wall`. `client_secret` is kept out of the error.
+/// Reads the answer that came at `wall`. `secrets` are kept out of the error.
 pub(crate) fn read(
     answer: &Answer,
-    client_secret: &str,
+    secrets: &[&str],
     wall: SystemTime,
 ) -> Result<TokenResponse, TokenError> {
     if answer.status != StatusCode::OK {
-        return Err(failure::refusal(answer, client_secret, wall));
+        return Err(failure::refusal(answer, secrets, wall));
     }
     token(answer, wall).map_err(|message| {
-        let said = failure::said(answer, client_secret, wall);
+        let said = failure::said(answer, secrets, wall);
         TokenError::with_answer(ErrorKind::Malformed, message, said)
     })
 }
@@ -141,11 +144,11 @@ mod tests {
     }
 
     fn read_ok(body: &str) -> TokenResponse {
-        read(&answer(200, body), "p8e-secret", UNIX_EPOCH).expect(body)
+        read(&answer(200, body), &["p8e-secret"], UNIX_EPOCH).expect(body)
     }
 
     fn read_err(body: &str) -> TokenError {
-        let error = read(&answer(200, body), "p8e-secret", UNIX_EPOCH).expect_err(body);
+        let error = read(&answer(200, body), &["p8e-secret"], UNIX_EPOCH).expect_err(body);
         assert_eq!(error.kind(), ErrorKind::Malformed);
         assert_eq!(error.status(), Some(StatusCode::OK));
         error
@@ -212,7 +215,7 @@ mod tests {
                 for name in ["date", "retry-after", "x-debug-id"] {
                     answer.headers.insert(name, header.parse().unwrap());
                 }
-                let _ = read(&answer, "p8e-secret", wall);
+                let _ = read(&answer, &["p8e-secret"], wall);
             }
         }
     }

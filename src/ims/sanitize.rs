@@ -8,10 +8,15 @@ const REDACTED: &str = "[redacted]";
 /// Secrets shorter than this are looked for as whole words: they may be part of ordinary ones.
 const DISTINCTIVE: usize = 8;
 
-/// `text` on one line of bounded length, with no control character and without `secret`.
-pub(crate) fn sanitize(text: &str, secret: &str) -> String {
+/// `text` on one line of bounded length, with no control character and without any of `secrets`.
+pub(crate) fn sanitize(text: &str, secrets: &[&str]) -> String {
     // Redacted before it is cut, so that no cut leaves half a secret.
-    let text = redact(text, secret);
+    let mut text = Cow::Borrowed(text);
+    for secret in secrets {
+        if let Cow::Owned(redacted) = redact(&text, secret) {
+            text = Cow::Owned(redacted);
+        }
+    }
     let mut chars = text.trim().chars().map(|c| if is_unprintable(c) { ' ' } else { c });
     let mut line: String = chars.by_ref().take(MAX_CHARS).collect();
     if chars.next().is_some() {
@@ -81,12 +86,12 @@ mod tests {
     fn line_breaks_and_control_characters_become_spaces() {
         let text = "a\r\nb\u{1b}[31mc\u{2028}d\u{2029}e\u{202e}f\u{2066}g\u{0}h\u{85}i\u{200b}j";
 
-        assert_eq!(sanitize(text, "secret"), "a  b [31mc d e f g h i j");
+        assert_eq!(sanitize(text, &["secret"]), "a  b [31mc d e f g h i j");
     }
 
     #[test]
     fn a_long_text_is_cut() {
-        let line = sanitize(&"é".repeat(10_000), "secret");
+        let line = sanitize(&"é".repeat(10_000), &["secret"]);
 
         assert_eq!(line, format!("{}…", "é".repeat(256)));
     }
@@ -97,7 +102,7 @@ mod tests {
         for echo in
             ["p8e-a+b&c=d%41 é", "p8e-a%2Bb%26c%3Dd%2541+%C3%A9", "p8e-a%2bb%26c%3dd%2541%20%c3%a9"]
         {
-            let line = sanitize(&format!("bad {echo}, {echo}!"), secret);
+            let line = sanitize(&format!("bad {echo}, {echo}!"), &[secret]);
 
             assert_eq!(line, "bad [redacted], [redacted]!");
         }
@@ -105,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_cut_leaves_no_half_of_a_secret() {
-        let line = sanitize(&format!("{}p8e-secret", "x".repeat(250)), "p8e-secret");
+        let line = sanitize(&format!("{}p8e-secret", "x".repeat(250)), &["p8e-secret"]);
 
         assert!(!line.contains("p8e"), "{line}");
     }
@@ -113,7 +118,7 @@ mod tests {
     #[test]
     fn a_short_secret_is_redacted_as_a_word() {
         assert_eq!(
-            sanitize("invalid client_secret parameter 'secret'", "secret"),
+            sanitize("invalid client_secret parameter 'secret'", &["secret"]),
             "invalid client_secret parameter '[redacted]'"
         );
     }
@@ -121,7 +126,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics_and_every_line_is_bounded(text in ".*", secret in ".*") {
-            let line = sanitize(&text, &secret);
+            let line = sanitize(&text, &[&secret]);
 
             prop_assert!(line.chars().count() <= MAX_CHARS + 1);
             prop_assert!(!line.contains(is_unprintable));
@@ -129,7 +134,7 @@ mod tests {
 
         #[test]
         fn no_secret_survives(before in ".{0,300}", secret in "[!-~]{8,40}", after in ".{0,20}") {
-            let line = sanitize(&format!("{before}{secret}{after}"), &secret);
+            let line = sanitize(&format!("{before}{secret}{after}"), &[&secret]);
 
             prop_assert!(!line.contains(&secret) || REDACTED.contains(&secret));
         }
