@@ -10,7 +10,7 @@ use std::{
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tower_adobe_auth::{ClientSecret, ConfigError, Credentials, Scopes};
+use tower_adobe_auth::{ClientSecret, ConfigError, Credentials, ImsClient, Scopes};
 
 const SECRET: &str = "p8e-a+b&c=d%41 é";
 const DEFAULT_SCOPES: &str = "openid,AdobeID,firefly_api,ff_apis";
@@ -394,4 +394,23 @@ proptest! {
         prop_assert_eq!(credentials.scopes(), &Scopes::from(scopes));
         prop_assert_eq!(credentials.org_id(), Some(org_id.as_str()));
     }
+}
+
+#[test]
+fn only_without_scopes_may_there_be_none() {
+    let build = |credentials: Credentials| {
+        let nobody =
+            tower::service_fn(|_: http::Request<http_body_util::Full<bytes::Bytes>>| async {
+                Err::<http::Response<String>, _>("not reached")
+            });
+        ImsClient::builder(credentials).transport(nobody).build()
+    };
+    let credentials = Credentials::new("client-id", "p8e-secret");
+
+    build(credentials.clone().without_scopes()).unwrap();
+
+    let error = build(credentials.clone().with_scopes("")).unwrap_err();
+    assert_eq!(error.to_string(), "scopes is empty");
+    let error = build(credentials.without_scopes().with_scopes(" , ")).unwrap_err();
+    assert_eq!(error.to_string(), "scopes is empty");
 }

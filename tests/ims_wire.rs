@@ -270,6 +270,24 @@ async fn the_token_path_of_the_environment_is_asked() {
 }
 
 #[tokio::test]
+async fn a_request_without_scopes_has_no_scope_field() {
+    let server = Server::start(Act::Answer(http("200 OK", "", &token_body("\"86399\"")))).await;
+    let environment = Environment::custom(server.url()).unwrap().with_token_path("/token").unwrap();
+
+    let ims = ImsClient::builder(Credentials::new("client-id", SECRET).without_scopes())
+        .environment(environment)
+        .transport(Client::builder(TokioExecutor::new()).build_http())
+        .build()
+        .unwrap();
+    ims.request_token().await.unwrap();
+
+    let requests = server.requests();
+    let (_, body) = requests[0].split_once("\r\n\r\n").unwrap();
+    let names: Vec<_> = form_urlencoded::parse(body.as_bytes()).map(|(name, _)| name).collect();
+    assert_eq!(names, ["grant_type", "client_id", "client_secret"]);
+}
+
+#[tokio::test]
 async fn an_expires_in_is_a_number_or_a_numeric_string() {
     for expires_in in ["86399", "\"86399\""] {
         assert_eq!(life(&ask_ok("", &token_body(expires_in)).await), 86_399.0);

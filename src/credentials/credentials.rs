@@ -31,6 +31,8 @@ pub struct Credentials {
     secret: ClientSecret,
     next_secret: Option<ClientSecret>,
     scopes: Scopes,
+    /// Whether it is meant that there are no scopes.
+    without_scopes: bool,
     org_id: Option<String>,
 }
 
@@ -46,6 +48,7 @@ impl Credentials {
             secret: client_secret.into(),
             next_secret: None,
             scopes: Scopes::from(DEFAULT_SCOPES),
+            without_scopes: false,
             org_id: None,
         }
     }
@@ -131,6 +134,28 @@ impl Credentials {
     #[must_use]
     pub fn with_scopes(mut self, scopes: impl Into<Scopes>) -> Self {
         self.scopes = scopes.into();
+        self.without_scopes = false;
+        self
+    }
+
+    /// Asks for no scopes: the token request has no `scope` field then.
+    ///
+    /// The token proxy of PDF Services wants it so (see [`Environment`](crate::Environment)); IMS
+    /// itself answers such a request with an error. Scopes that are empty in any other way, as from
+    /// an environment variable that is set to nothing, are an error of whatever is built from the
+    /// credentials.
+    ///
+    /// ```
+    /// use tower_adobe_auth::Credentials;
+    ///
+    /// let credentials = Credentials::new("client-id", "client-secret").without_scopes();
+    ///
+    /// assert!(credentials.scopes().is_empty());
+    /// ```
+    #[must_use]
+    pub fn without_scopes(mut self) -> Self {
+        self.scopes = Scopes::from("");
+        self.without_scopes = true;
         self
     }
 
@@ -217,7 +242,7 @@ impl Credentials {
         if self.secrets().any(|secret| is_blank(secret.expose_secret())) {
             return Err(empty(names.client_secret));
         }
-        if self.scopes.is_empty() {
+        if self.scopes.is_empty() && !self.without_scopes {
             return Err(empty(names.scopes));
         }
         if let Some(place) = self.scopes.first_illegal() {
@@ -267,7 +292,7 @@ fn empty(name: &str) -> ConfigError {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { client_id, secret, next_secret, scopes, org_id } = self;
+        let Self { client_id, secret, next_secret, scopes, org_id, .. } = self;
         f.debug_struct("Credentials")
             .field("client_id", client_id)
             .field("client_secret", secret)

@@ -17,7 +17,8 @@ const STAGE: &str = "https://ims-na1-stg1.adobelogin.com";
 ///
 /// # Example
 ///
-/// The token proxy of PDF Services, which stands at a path of its own:
+/// The token proxy of PDF Services, which stands at a path of its own and takes no scopes
+/// ([`Credentials::without_scopes`](crate::Credentials::without_scopes)):
 ///
 /// ```
 /// use tower_adobe_auth::Environment;

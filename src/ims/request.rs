@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn no_scopes_means_no_scope_field() {
-        let credentials = Credentials::new("id", "secret").with_scopes([] as [&str; 0]);
+        let credentials = Credentials::new("id", "secret").without_scopes();
 
         assert!(fields(&credentials).iter().all(|(name, _)| name != "scope"));
     }
