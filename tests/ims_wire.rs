@@ -133,6 +133,13 @@ fn http(status: &str, headers: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}").into_bytes()
 }
 
+/// The same of what is no text.
+fn http_bytes(status: &str, headers: &[u8], body: &[u8]) -> Vec<u8> {
+    let length = format!("Content-Length: {}\r\n\r\n", body.len());
+    let status = format!("HTTP/1.1 {status}\r\n");
+    [status.as_bytes(), headers, length.as_bytes(), body].concat()
+}
+
 /// Asks a server that gives this answer, with each transport: they must read the same.
 async fn ask(status: &str, headers: &str, body: &str) -> Result<TokenResponse, TokenError> {
     ask_for(Act::Answer(http(status, headers, body))).await
@@ -548,6 +555,88 @@ async fn a_content_length_that_is_too_short_cuts_the_json() {
     let error = ask_for(Act::Answer(answer.into_bytes())).await.unwrap_err();
 
     assert!(error.to_string().contains("ends too early"), "{error}");
+}
+
+/// A token's answer, compressed.
+const GZIP: &[u8] =
+    b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x4a\x4c\x4e\x4e\x2d\x2e\x8e\x2f\xc9\xcf\
+    \x4e\xcd\x53\xb2\x52\x02\xd2\xba\x86\x4a\x3a\x4a\x60\x7e\x7c\x49\x65\x41\x2a\x50\x30\x29\
+    \x35\xb1\x28\xb5\x08\x28\x9a\x5a\x51\x90\x59\x94\x5a\x1c\x9f\x09\x54\x6a\x6c\x66\x60\x50\
+    \x0b\x00\x34\x8d\xa9\xef\x40\x00\x00\x00";
+
+#[tokio::test]
+async fn no_compression_is_asked_for_and_none_is_undone() {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
+        GZIP.len()
+    );
+    let server = Server::start(Act::Answer([head.as_bytes(), GZIP].concat())).await;
+    for ims in server.clients(Duration::from_secs(10)) {
+        let error = ims.request_token().await.unwrap_err();
+
+        assert_eq!(error.kind(), ErrorKind::Malformed);
+        assert!(error.to_string().contains("other than a JSON object"), "{error}");
+    }
+    for request in server.requests() {
+        assert!(!request.to_lowercase().contains("accept-encoding"), "{request}");
+    }
+}
+
+#[tokio::test]
+async fn deep_json_ends_in_an_error_and_not_in_the_stack() {
+    let deep = format!("{}{}", "[".repeat(30_000), "]".repeat(30_000));
+    let text = malformed(&format!(r#"{{"access_token":"tok-1","expires_in":{deep}}}"#)).await;
+    assert!(text.contains("malformed JSON"), "{text}");
+
+    let body = format!(r#"{{"error":{deep}}}"#);
+    let error = ask("400 Bad Request", "", &body).await.unwrap_err();
+    assert_eq!((error.kind(), error.oauth_error()), (ErrorKind::Rejected, None));
+
+    // What is not read is not climbed into either.
+    ask_ok("", &format!(r#"{{"x":{deep},"access_token":"tok-1","expires_in":3600}}"#)).await;
+}
+
+#[tokio::test]
+async fn a_wrong_charset_is_an_error_without_the_bytes() {
+    let utf_16: Vec<u8> = token_body("3600").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let latin_1 = b"{\"access_token\":\"tok-\xe9\",\"expires_in\":3600}".to_vec();
+    for body in [utf_16, latin_1] {
+        let error = ask_for(Act::Answer(http_bytes("200 OK", b"", &body))).await.unwrap_err();
+
+        assert_eq!(error.kind(), ErrorKind::Malformed);
+        assert!(error.to_string().contains("JSON"), "{error}");
+        assert!(!format!("{error:?}").contains("tok-"), "{error:?}");
+    }
+
+    let refusal = b"{\"error\":\"invalid_client\",\"error_description\":\"caf\xe9\"}";
+    let answer = http_bytes("400 Bad Request", b"", refusal);
+    let error = ask_for(Act::Answer(answer)).await.unwrap_err();
+    assert_eq!((error.kind(), error.oauth_error_description()), (ErrorKind::Rejected, None));
+}
+
+#[tokio::test]
+async fn a_token_told_twice_is_an_error() {
+    for key in ["access_token", "expires_in", "token_type"] {
+        let body = token_body("3600").replacen('{', &format!(r#"{{"{key}":"1","#), 1);
+
+        let text = malformed(&body).await;
+
+        assert!(text.contains("twice the same"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn header_values_that_are_not_text_are_read_as_far_as_they_are() {
+    let headers = b"X-Debug-Id: 1a-\xff\xfe\r\nRetry-After: \xe9\r\nDate: \xff\r\n";
+    let answer = http_bytes("503 Service Unavailable", headers, b"");
+
+    let error = ask_for(Act::Answer(answer)).await.unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.debug_id(), Some("1a-\u{fffd}\u{fffd}"));
+    assert_eq!(error.retry_after(), None);
+    let answer = http_bytes("200 OK", headers, token_body("3600").as_bytes());
+    assert_eq!(life(&ask_for(Act::Answer(answer)).await.unwrap()), 3_600.0);
 }
 
 #[tokio::test]

@@ -117,7 +117,7 @@ fn parse(answer: &Answer) -> Result<Success, Cow<'static, str>> {
     serde_json::from_slice(answer.text()).map_err(|error| {
         let what = match error.classify() {
             Category::Eof => "JSON that ends too early",
-            Category::Data => "a JSON field of the wrong type",
+            Category::Data => "a JSON field of the wrong type or twice the same",
             Category::Syntax | Category::Io => "malformed JSON",
         };
         let (line, column) = (error.line(), error.column());
