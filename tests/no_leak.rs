@@ -24,7 +24,8 @@ use tokio::time::sleep;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_adobe_auth::{
     AccessToken, AcquireTimeout, AdobeAuthLayer, BoxError, Credentials, Environment, ErrorKind,
-    ImsClient, InsecureUri, MinLifetime, NoAuthorization, TokenError, TokenResponse, TokenSource,
+    FileCredentials, ImsClient, InsecureUri, MinLifetime, NoAuthorization, NoReplay,
+    ReplayUnauthorized, Replayed, TokenError, TokenResponse, TokenSource,
     mock::{Answer, MockIms},
 };
 use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
@@ -33,7 +34,8 @@ const SECRET: &str = "p8e-a+b&c=d%41 é/current";
 const NEXT_SECRET: &str = "p8e-e~f?g#h /next";
 
 /// Public names that are no values: traits.
-const TRAITS: [&str; 2] = ["FetchToken", "Message"];
+const TRAITS: [&str; 6] =
+    ["FetchToken", "Message", "ProvideCredentials", "Repeat", "Replay", "Reply"];
 
 /// Everything that any crate logged.
 #[derive(Clone, Default)]
@@ -213,6 +215,7 @@ async fn neither_secret_nor_token_is_told_by_any_type_or_event() {
     let token = success(&mut walk, &ims).await;
     layers(&mut walk, &ims, &token).await;
     refusals_and_malformed_answers(&mut walk, &ims, token.expose_secret()).await;
+    recovery(&mut walk, &ims).await;
     other_failures(&mut walk).await;
     mock(&mut walk, &ims);
 
@@ -222,6 +225,8 @@ async fn neither_secret_nor_token_is_told_by_any_type_or_event() {
     let log = LOG.text();
     for words in [
         "fetched an access token",
+        "an API refused the access token",
+        "the credentials file is no good",
         "could not fetch an access token",
         "no token for a host that is not allowed",
         "starting new connection",
@@ -421,6 +426,37 @@ async fn refusals_and_malformed_answers(walk: &mut Walk, ims: &MockIms, token: &
     ims.respond_normally();
 }
 
+/// A token that an API refuses, and credentials of a file that is no good in between.
+async fn recovery(walk: &mut Walk, ims: &MockIms) {
+    let document = serde_json::json!({
+        "CLIENT_ID": MockIms::CLIENT_ID, "CLIENT_SECRETS": [SECRET, NEXT_SECRET], "SCOPES": ["openid"],
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("credentials.json");
+    std::fs::write(&path, document.to_string()).unwrap();
+    let file = FileCredentials::open(&path).unwrap();
+    walk.show("FileCredentials", &file);
+    let builder = TokenSource::builder_from_provider(file);
+    walk.show("TokenSourceBuilder", &builder);
+    let tokens = builder.environment(Environment::custom(ims.url()).unwrap()).build().unwrap();
+    std::fs::write(&path, document.to_string().replace('}', "")).unwrap();
+
+    let layer = AdobeAuthLayer::new(tokens.clone()).allow_host("127.0.0.1").replay_unauthorized();
+    walk.show("AdobeAuthLayer", &layer);
+    let client = layer.layer(reqwest::Client::builder().no_proxy().build().unwrap());
+    walk.show("AdobeAuth", &client);
+    walk.must_not_tell_token(tokens.token().await.unwrap().expose_secret());
+    ims.revoke_all();
+    let request = reqwest::Request::new(reqwest::Method::GET, ims.api_url().parse().unwrap());
+    let response = client.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    walk.show("Replayed", response.extensions().get::<Replayed>().unwrap());
+    walk.must_not_tell_token(tokens.token().await.unwrap().expose_secret());
+    walk.show("TokenSource", &tokens);
+    walk.show("NoReplay", &NoReplay);
+    walk.show("ReplayUnauthorized", &ReplayUnauthorized);
+}
+
 async fn other_failures(walk: &mut Walk) {
     let fetched = |error: fn() -> TokenError| {
         TokenSource::builder_from_fetcher(move || async move { Err::<TokenResponse, _>(error()) })
@@ -488,7 +524,10 @@ fn secrets_are_held_in_types_that_wipe_themselves() {
         ("token.rs", "    pub(crate) access_token: SecretString,"),
         ("token.rs", "    secret: SecretString,"),
         ("ims/response.rs", "    pub(crate) body: Zeroizing<Vec<u8>>,"),
-        ("ims/request.rs", "fn form(credentials: &Credentials) -> Zeroizing<Vec<u8>> {"),
+        (
+            "ims/request.rs",
+            "fn form(credentials: &Credentials, secret: &ClientSecret) -> Zeroizing<Vec<u8>> {",
+        ),
     ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
         let text = fs::read_to_string(path).unwrap();
