@@ -433,13 +433,13 @@ async fn recovery(walk: &mut Walk, ims: &MockIms) {
     });
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("credentials.json");
-    std::fs::write(&path, document.to_string()).unwrap();
+    fs::write(&path, document.to_string()).unwrap();
     let file = FileCredentials::open(&path).unwrap();
     walk.show("FileCredentials", &file);
     let builder = TokenSource::builder_from_provider(file);
     walk.show("TokenSourceBuilder", &builder);
     let tokens = builder.environment(Environment::custom(ims.url()).unwrap()).build().unwrap();
-    std::fs::write(&path, document.to_string().replace('}', "")).unwrap();
+    fs::write(&path, document.to_string().replace('}', "")).unwrap();
 
     let layer = AdobeAuthLayer::new(tokens.clone()).allow_host("127.0.0.1").replay_unauthorized();
     walk.show("AdobeAuthLayer", &layer);
