@@ -7,6 +7,7 @@ use http_body_util::BodyExt as _;
 use serde_json::json;
 
 use super::reply::{self, Cut, Reply};
+use super::secrets;
 use super::state::{Shared, now_in_millis};
 use super::tokens::Tokens;
 
@@ -26,15 +27,23 @@ where
         return Ok(storage(&head.headers));
     }
 
+    let now = now_in_millis();
+    let secrets = secrets::route(head.uri.path());
+    let scopes = secrets.as_ref().map_or(&[][..], |_| &secrets::SCOPES);
     let mut state = shared.lock();
     let verdict = match state.api_script.next() {
         Some(status) => Verdict::Told(status),
-        None => judge(&head.headers, &state.tokens, state.check_api_key, now_in_millis()),
+        None => judge(&head.headers, &state.tokens, scopes, state.check_api_key, now),
     };
     let status = verdict.status();
     state.counts.api_requests += 1;
     state.counts.api_unauthorized += usize::from(status == StatusCode::UNAUTHORIZED);
-    drop(state);
+    match secrets {
+        Some(route) if verdict == Verdict::Welcome => {
+            return Ok(secrets::answer(&mut state.clients, &head.method, &route, now));
+        }
+        _ => drop(state),
+    }
 
     if status.is_success() {
         return Ok(echo(status, &head, length));
@@ -50,6 +59,7 @@ enum Verdict {
     TokenInvalid,
     ApiKeyMissing,
     ApiKeyWrong,
+    ScopeMissing,
     // Not judged: the answer that was asked for.
     Told(StatusCode),
 }
@@ -59,7 +69,9 @@ impl Verdict {
         match self {
             Self::Welcome => StatusCode::OK,
             Self::TokenInvalid => StatusCode::UNAUTHORIZED,
-            Self::TokenMissing | Self::ApiKeyMissing | Self::ApiKeyWrong => StatusCode::FORBIDDEN,
+            Self::TokenMissing | Self::ApiKeyMissing | Self::ApiKeyWrong | Self::ScopeMissing => {
+                StatusCode::FORBIDDEN
+            }
             Self::Told(status) => *status,
         }
     }
@@ -72,6 +84,7 @@ impl Verdict {
             Self::TokenMissing => ("403010", "Oauth token is missing"),
             Self::ApiKeyMissing => ("403000", "Api Key is required"),
             Self::ApiKeyWrong => ("403003", "Api Key is invalid"),
+            Self::ScopeMissing => ("403011", "Oauth token lacks a scope"),
             Self::Told(StatusCode::TOO_MANY_REQUESTS) => ("429001", "Too many requests"),
             Self::Told(StatusCode::SERVICE_UNAVAILABLE) => {
                 ("503010", "Oauth token could not be validated")
@@ -86,18 +99,28 @@ impl Verdict {
     }
 }
 
-/// Judges a request by its headers. Pure.
-fn judge(headers: &HeaderMap, tokens: &Tokens, check_api_key: bool, now: u64) -> Verdict {
+/// Judges a request by its headers; its token must have these scopes. Pure.
+fn judge(
+    headers: &HeaderMap,
+    tokens: &Tokens,
+    scopes: &[&str],
+    check_api_key: bool,
+    now: u64,
+) -> Verdict {
     if !headers.contains_key(AUTHORIZATION) {
         return Verdict::TokenMissing;
     }
-    let Some(owner) = bearer(headers).and_then(|token| tokens.owner(token, now)) else {
+    let owned = bearer(headers).and_then(|token| Some((token, tokens.owner(token, now)?)));
+    let Some((token, owner)) = owned else {
         return Verdict::TokenInvalid;
     };
+    let welcome = || {
+        if tokens.has_scopes(token, scopes) { Verdict::Welcome } else { Verdict::ScopeMissing }
+    };
     match headers.get("x-api-key") {
-        _ if !check_api_key => Verdict::Welcome,
+        _ if !check_api_key => welcome(),
         None => Verdict::ApiKeyMissing,
-        Some(key) if key == owner => Verdict::Welcome,
+        Some(key) if key == owner => welcome(),
         Some(_) => Verdict::ApiKeyWrong,
     }
 }
@@ -158,7 +181,7 @@ mod tests {
     #[test]
     fn the_token_is_judged_before_the_api_key() {
         let (tokens, bearer) = issued();
-        let judge = |headers: &HeaderMap, now| judge(headers, &tokens, true, now);
+        let judge = |headers: &HeaderMap, now| judge(headers, &tokens, &[], true, now);
 
         assert_eq!(judge(&HeaderMap::new(), 0), Verdict::TokenMissing);
         assert_eq!(judge(&headers("Basic eA==", None), 0), Verdict::TokenInvalid);
@@ -169,11 +192,21 @@ mod tests {
     }
 
     #[test]
+    fn a_token_without_a_scope_that_is_needed_is_refused() {
+        let (tokens, bearer) = issued();
+        let headers = headers(&bearer, Some("id"));
+        let judge = |scopes: &[&str]| judge(&headers, &tokens, scopes, true, 0);
+
+        assert_eq!(judge(&["openid"]), Verdict::Welcome);
+        assert_eq!(judge(&["openid", "adobeio_api"]), Verdict::ScopeMissing);
+    }
+
+    #[test]
     fn two_authorizations_are_none() {
         let (tokens, bearer) = issued();
         let mut headers = headers(&bearer, Some("id"));
         headers.append(AUTHORIZATION, bearer.parse().unwrap());
 
-        assert_eq!(judge(&headers, &tokens, true, 0), Verdict::TokenInvalid);
+        assert_eq!(judge(&headers, &tokens, &[], true, 0), Verdict::TokenInvalid);
     }
 }

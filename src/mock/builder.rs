@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::clients::Clients;
 use super::mock_ims::MockIms;
 use super::script::Script;
-use super::state::{ApiScript, Counts, State};
+use super::state::{ApiScript, Counts, State, now_in_millis};
 use super::tokens::Tokens;
 
 /// Sets up a [`MockIms`].
@@ -50,7 +50,7 @@ impl MockImsBuilder {
     ///
     /// At a third secret: IMS keeps two.
     pub fn client(mut self, id: impl Into<String>, secret: impl Into<String>) -> Self {
-        self.clients.add(id.into(), secret.into());
+        self.clients.add(id.into(), secret.into(), now_in_millis());
         self
     }
 
@@ -96,7 +96,8 @@ impl MockImsBuilder {
     #[must_use = "it stops when dropped"]
     pub fn start_blocking(mut self) -> MockIms {
         if self.clients.is_empty() {
-            self.clients.add(MockIms::CLIENT_ID.to_owned(), MockIms::CLIENT_SECRET.to_owned());
+            let (id, secret) = (MockIms::CLIENT_ID.to_owned(), MockIms::CLIENT_SECRET.to_owned());
+            self.clients.add(id, secret, now_in_millis());
         }
         MockIms::serve(State {
             clients: self.clients,

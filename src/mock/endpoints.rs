@@ -118,8 +118,10 @@ fn carry_out(
 /// Issues a token if the request deserves one, and makes the answer's body.
 fn issue(state: &mut State, endpoint: Endpoint, request: &TokenRequest) -> Result<Value, Refusal> {
     let scopes = state.scopes.as_deref();
-    let grant = judge(endpoint, &request.parameters(), &state.clients, scopes)?;
-    let token = state.tokens.issue(&grant, state.lifetime, now_in_millis());
+    let (parameters, now) = (request.parameters(), now_in_millis());
+    let grant = judge(endpoint, &parameters, &state.clients, scopes)?;
+    state.clients.used(&grant.client_id, required(&parameters, "client_secret")?, now);
+    let token = state.tokens.issue(&grant, state.lifetime, now);
     state.counts.issued += 1;
     let seconds = whole_seconds(state.lifetime);
     Ok(match endpoint {

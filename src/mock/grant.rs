@@ -130,8 +130,8 @@ mod tests {
 
     fn clients() -> Clients {
         let mut clients = Clients::default();
-        clients.add("id".into(), "old".into());
-        clients.add("id".into(), "new".into());
+        clients.add("id".into(), "old".into(), 0);
+        clients.add("id".into(), "new".into(), 0);
         clients
     }
 

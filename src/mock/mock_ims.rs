@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::answer::Answer;
 use super::builder::MockImsBuilder;
 use super::reply::final_status;
+use super::secrets;
 use super::server::Server;
-use super::state::{Counts, Shared, State};
+use super::state::{Counts, Shared, State, now_in_millis};
 use super::token_request::TokenRequest;
 
 /// An Adobe IMS on loopback, and an API guarded by its tokens.
@@ -79,6 +80,19 @@ impl MockIms {
     #[must_use]
     pub fn api_url(&self) -> &str {
         &self.api_url
+    }
+
+    /// Where the Console's API manages the secrets of a client, under
+    /// [`api_url`](Self::api_url): see the [module](super#what-the-console-answers).
+    ///
+    /// # Panics
+    ///
+    /// If it does not know the client.
+    #[must_use]
+    pub fn secrets_url(&self, client_id: &str) -> String {
+        let state = self.shared.lock();
+        let credential = state.clients.credential(client_id).expect("a client that it knows");
+        format!("{}{}", self.api_url, secrets::path(credential))
     }
 }
 
@@ -198,7 +212,16 @@ impl MockIms {
     {
         let (client_id, secrets) =
             (client_id.into(), secrets.into_iter().map(Into::into).collect());
-        self.shared.lock().clients.set(client_id, secrets);
+        self.shared.lock().clients.set(client_id, secrets, now_in_millis());
+    }
+
+    /// The secrets of a client that are accepted now, the oldest first; none of a client that it
+    /// does not know.
+    #[must_use]
+    pub fn secrets(&self, client_id: &str) -> Vec<String> {
+        let state = self.shared.lock();
+        let secrets = state.clients.secrets(client_id).unwrap_or_default();
+        secrets.iter().map(|secret| secret.value.clone()).collect()
     }
 
     /// Cuts IMS off: its open connections are closed, with the requests on them, and new ones are

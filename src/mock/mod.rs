@@ -48,7 +48,7 @@
 //! | something else answers in its place | [`Answer::raw`]`(200, "text/html", "<html>…")` |
 //! | tokens expire under load | [`set_token_lifetime`](MockIms::set_token_lifetime) to a second or less |
 //! | a token is revoked | [`revoke`](MockIms::revoke), [`revoke_all`](MockIms::revoke_all) |
-//! | the client's secret is rotated | [`set_secrets`](MockIms::set_secrets) |
+//! | the client's secret is rotated | [`set_secrets`](MockIms::set_secrets), or the [Console's API](#what-the-console-answers) |
 //! | the API refuses a good token, once or for ever | [`api_respond_next`](MockIms::api_respond_next)`([401])`, [`api_respond_with`](MockIms::api_respond_with)`(401)` |
 //!
 //! # After an outage
@@ -80,6 +80,23 @@
 //! * `/storage/…`: as pre-signed URLs behave, 200 without an `Authorization` header and 400 with
 //!   one. Ask for it by a name that the layer was not told to allow, such as `localhost`.
 //!
+//! # What the Console answers
+//!
+//! On the API's port, at [`secrets_url`](MockIms::secrets_url), stands the Console's API for the
+//! secrets of a client: `/console/organizations/{org_id}/credentials/{credential_id}/secrets`. It
+//! is guarded as the rest of the API, and wants a token with all of the scopes that Adobe documents
+//! for it; without one of them the answer is 403 with 403011. Whose token it is, is not asked.
+//!
+//! * `GET`: the secrets with their `uuid`, `created_at` and `last_used_at`, never their text.
+//!   Times are strings of milliseconds. `secret_usages` is `null` until a token is issued for a
+//!   secret, which is noted at once; Adobe's may take longer.
+//! * `POST`: 201 with a new secret and, this once, its text as `client_secret`. There are at most
+//!   two at a time; what Adobe answers to a third is not documented, and the mock's 400 is its own.
+//! * `DELETE …/{uuid}`: 204, or 404 if there is no such secret.
+//!
+//! A new secret is accepted at once, and a deleted one refused. Tokens that were issued for it live
+//! on.
+//!
 //! # Clocks
 //!
 //! The mock lives by the real clock, on a thread of its own. Under a paused clock (tokio's
@@ -96,6 +113,7 @@ mod grant;
 mod mock_ims;
 mod reply;
 mod script;
+mod secrets;
 mod server;
 mod state;
 mod token_request;

@@ -27,6 +27,8 @@ pub(super) struct Tokens {
 
 struct Issued {
     client_id: String,
+    // Separated by commas.
+    scope: String,
     // Milliseconds since 1970.
     expires_at: u64,
     revoked: bool,
@@ -58,6 +60,7 @@ impl Tokens {
         }
         let issued = Issued {
             client_id: grant.client_id.clone(),
+            scope: grant.scope.clone(),
             expires_at: now.saturating_add(lifetime),
             revoked: false,
         };
@@ -70,6 +73,12 @@ impl Tokens {
     pub(super) fn owner(&self, token: &str, now: u64) -> Option<&str> {
         let issued = self.issued.get(token)?;
         (!issued.revoked && now < issued.expires_at).then_some(issued.client_id.as_str())
+    }
+
+    /// Whether a token was issued for all of these scopes.
+    pub(super) fn has_scopes(&self, token: &str, scopes: &[&str]) -> bool {
+        let issued = self.issued.get(token).map_or("", |issued| issued.scope.as_str());
+        scopes.iter().all(|scope| issued.split(',').any(|one| one == *scope))
     }
 
     pub(super) fn revoke(&mut self, token: &str) {
