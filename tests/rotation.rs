@@ -202,7 +202,7 @@ impl Place {
 
     /// Runs until it is finished, as often as it takes.
     async fn finish(&self, mut go_on: impl FnMut(&Event) -> bool) {
-        for _ in 0..20 {
+        for _ in 0..10 {
             match self.run(&mut go_on).await {
                 Ok(Outcome::Finished) => return,
                 Ok(Outcome::Waiting { remaining, .. }) => sleep(remaining).await,
@@ -230,7 +230,7 @@ impl Service {
     fn start(place: &Place) -> Self {
         let file = FileCredentials::open(place.file()).unwrap();
         let tokens =
-            TokenSource::builder_from_provider(file.with_poll_interval(Duration::from_millis(20)))
+            TokenSource::builder_from_provider(file.with_poll_interval(Duration::from_millis(100)))
                 .environment(Environment::custom(place.ims.url()).unwrap())
                 .build()
                 .unwrap();
@@ -249,7 +249,7 @@ impl Service {
                     Err(error) => failures.push(error.to_string()),
                 }
                 sent += 1;
-                sleep(Duration::from_millis(10)).await;
+                sleep(Duration::from_millis(30)).await;
             }
             (sent, failures)
         });
