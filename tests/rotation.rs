@@ -430,6 +430,21 @@ async fn two_secrets_of_which_nothing_says_which_is_which_are_left_alone() {
 }
 
 #[tokio::test]
+async fn secrets_that_other_hands_changed_in_the_file_are_left_alone() {
+    let place = Place::new(Duration::ZERO).await;
+    place.run(|event| !matches!(event, Event::Stored { .. })).await.unwrap();
+    let mut document = place.document();
+    document["CLIENT_SECRETS"].as_array_mut().unwrap().reverse();
+    fs::write(place.file(), document.to_string()).unwrap();
+
+    let error = place.run(|_| true).await.unwrap_err();
+
+    assert!(error.contains("were changed"), "{error}");
+    assert_eq!(place.ims.secrets(ID).len(), 2);
+    assert_eq!(place.document(), document);
+}
+
+#[tokio::test]
 async fn a_secret_that_was_removed_by_hand_meanwhile_is_dropped_or_replaced() {
     // The one that was kept and not yet proven.
     let place = Place::new(Duration::ZERO).await;

@@ -75,7 +75,7 @@ pub(super) fn plan(
     if notes.uuids.is_empty() {
         return first(held, listed);
     }
-    if notes.uuids.len() != held.secrets.len() {
+    if !held.is_as_written() {
         return Err(
             "the file's secrets were changed since the last rotation: leave one secret in \
                     it and at Adobe, and remove ROTATION from the file"

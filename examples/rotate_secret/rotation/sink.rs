@@ -37,6 +37,8 @@ pub(super) struct Held {
 pub(super) struct Notes {
     /// Which secrets of Adobe's list those of the file are, in their order.
     pub(super) uuids: Vec<String>,
+    /// The file's secrets as they were written, which tells whether other hands changed them.
+    secrets: Vec<String>,
     /// A secret is being added.
     pub(super) adding: bool,
     /// The secret that was added, until it is proven.
@@ -49,6 +51,14 @@ pub(super) struct Notes {
 pub(super) struct Pending {
     pub(super) uuid: String,
     pub(super) client_secret: String,
+}
+
+impl Held {
+    /// Whether the secrets are those that the notes were written for.
+    pub(super) fn is_as_written(&self) -> bool {
+        let secrets = self.secrets.iter().map(ClientSecret::expose_secret);
+        self.notes.uuids.len() == self.secrets.len() && secrets.eq(&self.notes.secrets)
+    }
 }
 
 impl Sink {
@@ -74,9 +84,10 @@ impl Sink {
 
     /// Replaces the file by one with these secrets and notes, and all else as it was read.
     pub(super) fn write(&self, held: Held) -> Result<(), BoxError> {
-        let Held { mut document, secrets, notes, .. } = held;
+        let Held { mut document, secrets, mut notes, .. } = held;
         let slot = secrets_of(&mut document).ok_or("the file has no place for secrets")?;
         *slot = secrets.iter().map(ClientSecret::expose_secret).collect();
+        notes.secrets = secrets.iter().map(|secret| secret.expose_secret().to_owned()).collect();
         document.insert(NOTES.to_owned(), serde_json::to_value(notes)?);
         let text = serde_json::to_vec_pretty(&document)?;
         replace(&self.path, &text)
