@@ -226,6 +226,36 @@ async fn a_credentials_file_that_is_garbage_or_gone_costs_nothing_and_is_taken_w
 }
 
 #[tokio::test]
+async fn what_else_changes_in_a_credentials_file_costs_no_token() {
+    let ims = MockIms::start().await;
+    let secrets = Secrets::new(MockIms::CLIENT_SECRET);
+    let tokens = secrets.source(&ims);
+    tokens.token().await.unwrap();
+
+    let text = Secrets::json(MockIms::CLIENT_SECRET).replace('}', r#", "NOTE": "mine"}"#);
+    secrets.replace(&text);
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+
+    assert_eq!(ims.token_requests(), 1);
+}
+
+#[tokio::test]
+async fn a_new_current_secret_is_tried_before_the_next_one_that_worked() {
+    let ims = MockIms::start().await;
+    ims.set_secrets(MockIms::CLIENT_ID, ["b", "c"]);
+    let secrets = Secrets::new(r#"dead", "b"#);
+    let tokens = secrets.source(&ims);
+    tokens.token().await.unwrap();
+    assert_eq!(ims.last_token_request().unwrap().form("client_secret"), Some("b"));
+
+    secrets.replace(&Secrets::json("c"));
+    tokens.refresh().await.unwrap();
+
+    assert_eq!(ims.last_token_request().unwrap().form("client_secret"), Some("c"));
+    assert_eq!(ims.refused_requests(), 1);
+}
+
+#[tokio::test]
 async fn a_secret_that_was_refused_is_replaced_by_that_of_the_file_as_soon_as_it_is_there() {
     let ims = MockIms::start().await;
     let secrets = Secrets::new("wrong");

@@ -11,7 +11,7 @@ use std::{
 use tokio::{task::spawn_blocking, time::sleep};
 use tracing::{info, warn};
 
-use super::{Credentials, ProvideCredentials, console};
+use super::{ClientSecret, Credentials, ProvideCredentials, console};
 use crate::error::{BoxError, ConfigError};
 
 /// How often the file is looked at.
@@ -163,5 +163,11 @@ fn read(path: &Path) -> Result<(Credentials, Seen), ConfigError> {
     let bytes = console::bytes(path)?;
     let credentials = console::read(&bytes)?;
     credentials.check()?;
-    Ok((credentials, Seen::new(true, &*bytes)))
+    // What else the file holds is not ours: a change of it is none of the credentials.
+    let secrets: Vec<&str> = credentials.secrets().map(ClientSecret::expose_secret).collect();
+    let seen = Seen::new(
+        true,
+        (credentials.client_id(), secrets, credentials.scopes().to_string(), credentials.org_id()),
+    );
+    Ok((credentials, seen))
 }

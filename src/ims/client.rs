@@ -2,9 +2,10 @@
 
 use std::{
     fmt,
+    hash::{BuildHasher, RandomState},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -61,8 +62,10 @@ pub struct ImsClient {
 
 struct Inner {
     provider: Provider,
-    /// Which of the two secrets worked last: the current one or the next.
-    next_is_current: AtomicBool,
+    /// Stands for the secret that IMS refused where the other one worked: it is tried last. Not for
+    /// its place, since credentials may change.
+    refused: AtomicU64,
+    hasher: RandomState,
     token_url: Uri,
     request_timeout: Duration,
     transport: Arc<dyn Transport>,
@@ -135,25 +138,25 @@ impl ImsClient {
         let credentials = self.inner.provider.credentials().await.map_err(|error| {
             TokenError::transient_fetch("the credentials could not be had", error)
         })?;
-        let secrets = [Some(credentials.client_secret()), credentials.next_secret()];
-        let swapped = self.inner.next_is_current.load(Ordering::Relaxed);
-        let order = if swapped { [1, 0] } else { [0, 1] };
+        let mut secrets: Vec<&ClientSecret> = credentials.secrets().collect();
+        let refused = self.inner.refused.load(Ordering::Relaxed);
+        secrets.sort_by_key(|secret| self.inner.key(secret) == refused);
 
         let mut refusal = None;
-        for (secret, at) in order.into_iter().filter_map(|at| secrets[at].zip(Some(at))) {
+        for secret in secrets {
             match self.request_with(&credentials, secret).await {
                 Err(error) if error.oauth_error() == Some("invalid_client") => {
-                    refusal.get_or_insert(error);
+                    refusal.get_or_insert((secret, error));
                 }
                 answer => {
-                    if answer.is_ok() {
-                        self.inner.next_is_current.store(at == 1, Ordering::Relaxed);
+                    if let (Ok(_), Some((secret, _))) = (&answer, &refusal) {
+                        self.inner.refused.store(self.inner.key(secret), Ordering::Relaxed);
                     }
                     return answer;
                 }
             }
         }
-        Err(refusal.expect("there is a secret"))
+        Err(refusal.expect("there is a secret").1)
     }
 
     async fn request_with(
@@ -175,6 +178,12 @@ impl ImsClient {
             Some(org_id) => response.with_org_id(org_id),
             None => response,
         })
+    }
+}
+
+impl Inner {
+    fn key(&self, secret: &ClientSecret) -> u64 {
+        self.hasher.hash_one(secret.expose_secret())
     }
 }
 
@@ -289,7 +298,8 @@ impl ImsClientBuilder {
         };
         let inner = Inner {
             provider: self.provider,
-            next_is_current: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
+            hasher: RandomState::new(),
             token_url,
             request_timeout: self.request_timeout,
             transport,
