@@ -55,6 +55,22 @@ impl Moment {
     }
 }
 
+/// A reading of the wall clock that costs little and stands still for some milliseconds at a time.
+///
+/// What was found out of the two clocks in one tick need not be found out again in the same: no
+/// clock has moved on, and the machine has not slept, since its sleep is on the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tick(u64);
+
+impl Tick {
+    /// Before any reading.
+    pub(crate) const NEVER: u64 = u64::MAX;
+
+    pub(crate) const fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// Reads both clocks: Tokio's, which tests can pause, and the system's or one set by the user.
 #[derive(Clone, Default)]
 pub(crate) struct Clock {
@@ -66,6 +82,22 @@ impl Clock {
         Self { wall: Some(Arc::new(wall)) }
     }
 
+    /// The tick of now, where such a clock is to be had and the two clocks are the system's.
+    ///
+    /// A build with debug assertions has none: there Tokio's clock may be paused at any time, and a
+    /// test that moves it on must not find what was so a millisecond ago.
+    #[inline]
+    pub(crate) fn tick(&self) -> Option<Tick> {
+        if cfg!(debug_assertions) || self.wall.is_some() { None } else { coarse::tick() }
+    }
+
+    /// Whether Tokio's clock is paused: then ticks say nothing about it.
+    ///
+    /// Two readings of a clock that runs differ, where there are ticks.
+    pub(crate) fn is_paused() -> bool {
+        Instant::now() == Instant::now()
+    }
+
     pub(crate) fn now(&self) -> Moment {
         let wall = self.wall.as_ref().map_or_else(SystemTime::now, |wall| wall());
         Moment { monotonic: Instant::now(), wall }
@@ -75,5 +107,31 @@ impl Clock {
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Clock").finish_non_exhaustive()
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod coarse {
+    use rustix::time::{ClockId, DynamicClockId, clock_gettime_dynamic};
+
+    use super::Tick;
+
+    /// The kernel writes this clock at each of its ticks, 1 to 10 milliseconds apart; to read it is
+    /// to read memory.
+    pub(super) fn tick() -> Option<Tick> {
+        // A sandbox may not let us have it: then there are no ticks.
+        let time = clock_gettime_dynamic(DynamicClockId::Known(ClockId::RealtimeCoarse)).ok()?;
+        let (seconds, nanos) =
+            (u64::try_from(time.tv_sec).ok()?, u64::try_from(time.tv_nsec).ok()?);
+        Some(Tick(seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)))
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod coarse {
+    use super::Tick;
+
+    pub(super) fn tick() -> Option<Tick> {
+        None
     }
 }

@@ -62,7 +62,7 @@ impl<R: Replay<Request> + 'static> Middleware for AdobeAuthMiddleware<R> {
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> Result<Response> {
-        let (token, host) = match self.authorizer.authorize_with(&request, Some(extensions)) {
+        let (token, host) = match self.authorizer.authorize_once(&request, Some(extensions)) {
             Authorization::NotOurs => return next.run(request, extensions).await,
             Authorization::Token(token, host) => (token, host),
             Authorization::Wait(wait) => {

@@ -87,10 +87,22 @@ impl fmt::Debug for TokenResponse {
 /// An access token of a [`TokenSource`](crate::TokenSource).
 ///
 /// Cloning is cheap: clones share one copy of the secret, which is wiped when the last of them is
-/// dropped. `Debug` shows no secret.
+/// dropped. (A service that has sent it keeps one until its next request, or its end.) `Debug` shows
+/// no secret.
 #[derive(Clone)]
 pub struct AccessToken {
+    copy: Arc<Copied>,
+}
+
+/// What is counted when a token is cloned: there may be several of one token, so that threads that
+/// clone it at the same time do not count at the same place.
+///
+/// Each stands apart from the others, so that no two share a line of the processor's cache (or a
+/// pair of lines, which many fetch at once).
+#[repr(align(128))]
+struct Copied {
     inner: Arc<Inner>,
+    headers: TokenHeaders,
 }
 
 /// Who gave a token out, and wants to hear that an API refused it.
@@ -105,7 +117,6 @@ pub(crate) struct HostKey(pub(crate) u64);
 struct Inner {
     origin: Weak<dyn Origin>,
     secret: SecretString,
-    headers: TokenHeaders,
     generation: u64,
     sent: Moment,
     expires: Moment,
@@ -145,69 +156,107 @@ impl AccessToken {
         let inner = Inner {
             origin,
             secret: access_token,
-            headers,
             generation,
             sent,
             expires: sent.plus(expires_in),
             lifetime: expires_in,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { copy: Arc::new(Copied { inner: Arc::new(inner), headers }) })
+    }
+
+    /// The same token, with header values and a count of references of its own.
+    pub(crate) fn copied(&self) -> Self {
+        let inner = Arc::clone(&self.copy.inner);
+        Self { copy: Arc::new(Copied { inner, headers: self.copy.headers.copied() }) }
+    }
+
+    fn inner(&self) -> &Inner {
+        &self.copy.inner
     }
 
     /// The token itself, to be sent as `Authorization: Bearer`.
     #[must_use]
     pub fn expose_secret(&self) -> &str {
-        self.inner.secret.expose_secret()
+        self.inner().secret.expose_secret()
     }
 
     /// When the token ends, by the wall clock: its life counts from the moment it was asked for.
     #[must_use]
     pub fn expires_at(&self) -> SystemTime {
-        self.inner.expires.wall
+        self.inner().expires.wall
     }
 
     /// The number of this token among those of its source, counting up from 1.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.inner.generation
+        self.inner().generation
     }
 
     /// Whether both are clones of one token.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
+        Arc::ptr_eq(&self.copy.inner, &other.copy.inner)
     }
 
     /// Tells the source of this token that an API at `host` refused it.
     pub(crate) fn refused_by(&self, host: HostKey) {
-        if let Some(origin) = self.inner.origin.upgrade() {
+        if let Some(origin) = self.inner().origin.upgrade() {
             origin.refused(self, host);
         }
     }
 
     pub(crate) fn sent(&self) -> Moment {
-        self.inner.sent
+        self.inner().sent
     }
 
     pub(crate) fn expires(&self) -> Moment {
-        self.inner.expires
+        self.inner().expires
     }
 
     pub(crate) fn lifetime(&self) -> Duration {
-        self.inner.lifetime
+        self.inner().lifetime
     }
 
     pub(crate) fn headers(&self) -> &TokenHeaders {
-        &self.inner.headers
+        &self.copy.headers
     }
 }
 
 impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccessToken")
-            .field("generation", &self.inner.generation)
-            .field("expires_at", &self.inner.expires.wall)
+            .field("generation", &self.inner().generation)
+            .field("expires_at", &self.inner().expires.wall)
             .finish_non_exhaustive()
     }
+}
+
+impl TokenHeaders {
+    fn copied(&self) -> Self {
+        Self {
+            authorization: copied(&self.authorization),
+            api_key: self.api_key.as_ref().map(copied),
+            org_id: self.org_id.as_ref().map(copied),
+        }
+    }
+}
+
+/// The bytes of a header value, whose count of references is no neighbour of another's.
+#[repr(align(128))]
+struct Apart(Zeroizing<Vec<u8>>);
+
+impl AsRef<[u8]> for Apart {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The same value in memory of its own, which is wiped.
+fn copied(value: &HeaderValue) -> HeaderValue {
+    let bytes = Bytes::from_owner(Apart(Zeroizing::new(value.as_bytes().to_vec())));
+    // What was a value is one.
+    let mut copy = HeaderValue::from_maybe_shared(bytes).unwrap_or_else(|_| value.clone());
+    copy.set_sensitive(value.is_sensitive());
+    copy
 }
 
 /// The `Authorization` value, marked sensitive. Its bytes are wiped when its last clone is gone.

@@ -112,6 +112,7 @@ fn pure_files_read_no_clock_lock_nothing_spawn_nothing_and_log_nothing() {
         "source/backoff.rs",
         "source/refusals.rs",
         "middleware/hosts.rs",
+        "middleware/place.rs",
         "ims/request.rs",
         "ims/response.rs",
         "ims/claims.rs",

@@ -1,10 +1,6 @@
 //! What happens to one request: pass it on, put a token in it, or refuse it.
 
-use std::{
-    fmt,
-    hash::{DefaultHasher, Hash, Hasher},
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
 use http::{
     Extensions, HeaderMap, HeaderName,
@@ -13,13 +9,14 @@ use http::{
 use tracing::debug;
 
 use super::{
-    hosts::{AllowedHosts, is_loopback},
-    message::{Message, Scheme},
+    hosts::AllowedHosts,
+    message::Message,
     options::{AcquireTimeout, MinLifetime, NoAuthorization},
+    place::{KnownPlaces, Place, Verdict},
 };
 use crate::{
     error::{InsecureUri, TokenError},
-    source::TokenSource,
+    source::{Seen, TokenSource},
     token::{AccessToken, HostKey},
 };
 
@@ -32,6 +29,8 @@ pub(crate) struct Authorizer {
     pub(super) tokens: TokenSource,
     pub(super) hosts: AllowedHosts,
     pub(super) api_key: bool,
+    /// What `hosts` say; they do not change once a request has been judged.
+    known: KnownPlaces,
 }
 
 /// What to do with a request.
@@ -41,23 +40,17 @@ pub(crate) enum Authorization {
     /// Put this token in it, and listen to what this host says of it.
     Token(AccessToken, HostKey),
     /// Wait for a token first.
-    Wait(Wait),
+    Wait(Box<Wait>),
     /// It would have shown the token to the wire.
-    Insecure(InsecureUri),
+    Insecure(Box<InsecureUri>),
 }
 
 /// Which token a request wants.
 struct Wish<'a> {
-    tokens: &'a TokenSource,
+    /// A source of its own.
+    another: Option<&'a TokenSource>,
     min_lifetime: Duration,
     limit: Option<Duration>,
-}
-
-impl Wish<'_> {
-    fn wait(self, host: HostKey) -> Wait {
-        let Self { tokens, min_lifetime, limit } = self;
-        Wait { tokens: tokens.clone(), min_lifetime, limit, host }
-    }
 }
 
 /// Which token to wait for, and for how long.
@@ -69,75 +62,93 @@ pub(crate) struct Wait {
     pub(crate) host: HostKey,
 }
 
+#[inline]
 fn opts_out(extensions: Option<&Extensions>) -> bool {
     extensions.is_some_and(|extensions| extensions.get::<NoAuthorization>().is_some())
 }
 
-fn key(host: &str) -> HostKey {
-    let mut hasher = DefaultHasher::new();
-    host.hash(&mut hasher);
-    HostKey(hasher.finish())
+#[inline(never)]
+fn not_ours(place: Option<Place<'_>>) {
+    match place {
+        Some(place) => debug!(host = place.host(), "no token for a host that is not allowed"),
+        None => debug!("no token for a request that does not say where it goes"),
+    }
 }
 
 impl Authorizer {
     pub(crate) fn new(tokens: TokenSource) -> Self {
-        Self { tokens, hosts: AllowedHosts::default(), api_key: true }
+        let (hosts, known) = (AllowedHosts::default(), KnownPlaces::default());
+        Self { tokens, hosts, api_key: true, known }
     }
 
-    /// What to do with `request`.
-    pub(crate) fn authorize<Req: Message>(&self, request: &Req) -> Authorization {
-        self.authorize_with(request, request.extensions())
-    }
-
-    /// What to do with `request`, whose wishes stand in `extensions`.
-    pub(crate) fn authorize_with<Req: Message>(
+    /// [`authorize`](Self::authorize) for who remembers nothing from one request to the next.
+    #[cfg(feature = "reqwest-middleware")]
+    pub(crate) fn authorize_once<Req: Message>(
         &self,
         request: &Req,
         extensions: Option<&Extensions>,
     ) -> Authorization {
-        let Some(target) = request.target() else {
-            debug!("no token for a request that does not say where it goes");
+        self.authorize(request, extensions, &mut Seen::default())
+    }
+
+    /// What to do with `request`, whose wishes stand in `extensions`.
+    // Into the caller's `call`: what is decided here is not put together only to be taken apart.
+    #[inline(always)]
+    pub(crate) fn authorize<Req: Message>(
+        &self,
+        request: &Req,
+        extensions: Option<&Extensions>,
+        seen: &mut Seen,
+    ) -> Authorization {
+        let Some(place) = request.place() else {
+            not_ours(None);
             return Authorization::NotOurs;
         };
-        if target.scheme == Scheme::Other || !self.hosts.allow(&target.host, target.port) {
-            debug!(host = &*target.host, "no token for a host that is not allowed");
-            return Authorization::NotOurs;
-        }
+        let host = match self.known.judge(&self.hosts, place) {
+            Verdict::NotAllowed => {
+                not_ours(Some(place));
+                return Authorization::NotOurs;
+            }
+            _ if opts_out(extensions) => return Authorization::NotOurs,
+            Verdict::Insecure => {
+                let error = InsecureUri::new(request.shown_uri().into_owned());
+                return Authorization::Insecure(Box::new(error));
+            }
+            Verdict::Allowed(host) => host,
+        };
 
-        if opts_out(extensions) {
-            return Authorization::NotOurs;
-        }
-        if target.scheme == Scheme::Http && !is_loopback(&target.host) {
-            return Authorization::Insecure(InsecureUri::new(request.shown_uri().into_owned()));
-        }
-
-        let host = key(&target.host);
         let wish = self.wish(extensions);
-        match wish.tokens.try_token_for(wish.min_lifetime) {
+        let token = match wish.another {
+            None if wish.min_lifetime.is_zero() => self.tokens.try_token_again(seen),
+            another => another.unwrap_or(&self.tokens).try_token_for(wish.min_lifetime),
+        };
+        match token {
             Some(token) => Authorization::Token(token, host),
-            None => Authorization::Wait(wish.wait(host)),
+            None => Authorization::Wait(Box::new(self.wait(extensions, host))),
         }
     }
 
     /// How to wait for another token for a request that goes to `host`.
     pub(crate) fn wait(&self, extensions: Option<&Extensions>, host: HostKey) -> Wait {
-        self.wish(extensions).wait(host)
+        let Wish { another, min_lifetime, limit } = self.wish(extensions);
+        Wait { tokens: another.unwrap_or(&self.tokens).clone(), min_lifetime, limit, host }
     }
 
     /// Which token this request wants.
-    fn wish<'a>(&'a self, extensions: Option<&'a Extensions>) -> Wish<'a> {
-        let mut wish = Wish { tokens: &self.tokens, min_lifetime: Duration::ZERO, limit: None };
-        if let Some(extensions) = extensions.filter(|extensions| !extensions.is_empty()) {
-            wish.tokens = extensions.get().unwrap_or(wish.tokens);
-            wish.min_lifetime =
-                extensions.get().map_or(Duration::ZERO, |MinLifetime(least)| *least);
-            wish.limit = extensions.get().map(|AcquireTimeout(limit)| *limit);
-        }
-        wish
+    #[inline]
+    fn wish<'a>(&self, extensions: Option<&'a Extensions>) -> Wish<'a> {
+        let Some(extensions) = extensions.filter(|extensions| !extensions.is_empty()) else {
+            return Wish { another: None, min_lifetime: Duration::ZERO, limit: None };
+        };
+        let min_lifetime = extensions.get().map_or(Duration::ZERO, |MinLifetime(least)| *least);
+        let limit = extensions.get().map(|AcquireTimeout(limit)| *limit);
+        Wish { another: extensions.get(), min_lifetime, limit }
     }
 
     /// Puts the headers that go with `token` into `headers`: `Authorization` in place of what
     /// stands there, the others where they are absent.
+    // Not into the caller's `call`: there each value is copied once more on its way into the map.
+    #[inline(never)]
     pub(crate) fn sign(&self, headers: &mut HeaderMap, token: &AccessToken) {
         let values = token.headers();
         headers.insert(AUTHORIZATION, values.authorization.clone());

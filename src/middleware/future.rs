@@ -15,7 +15,7 @@ use super::{
     authorizer::{Authorizer, Wait},
     message::Message,
     replay::Replayed,
-    reply::{Reply, refused, sealed::Sealed as _},
+    reply::{Reply, is_unauthorized, refused, sealed::Sealed as _},
 };
 use crate::{
     error::{BoxError, TokenError},
@@ -30,43 +30,46 @@ pin_project! {
     where
         S: Service<Req>,
     {
+        // `None` while the inner service has no request of ours: then `rest` says what is awaited.
         #[pin]
-        state: State<S, Req>,
+        response: Option<S::Future>,
+        // What the request was sent with. `None` if it is not ours.
+        sent: Option<Sent>,
+        // What is rare. Boxed, so that the future of every request is not larger for it.
+        rest: Option<Box<Rest<S, Req>>>,
     }
 }
 
-pin_project! {
-    #[project = StateProj]
-    enum State<S, Req>
-    where
-        S: Service<Req>,
-    {
-        // The inner service has a request that is not ours. Waiting for its response.
-        Passed { #[pin] response: S::Future },
-        // The inner service has the request, with this token. Waiting for its response; should it
-        // be a 401, `spare` is sent.
-        Sent {
-            #[pin]
-            response: S::Future,
-            token: AccessToken,
-            host: HostKey,
-            spare: Option<Spare<S, Req>>,
-        },
-        // Waiting for a token, and then for the inner service to be ready; `spare` is for a 401
-        // after that. Boxed: the request in it would make the future of every request larger.
-        Waiting { pending: Box<Pending<S, Req>>, spare: Option<Spare<S, Req>> },
-        // The API refused the first try. Waiting for another token, and then for the inner service
-        // to be ready. The refusal is the answer if that comes to nothing.
-        Refused { pending: Box<Pending<S, Req>>, token: AccessToken, refusal: Option<S::Response> },
-        // The inner service has the request for the second time. Waiting for its response.
-        Replayed { #[pin] response: S::Future, token: AccessToken, host: HostKey },
-        // The request was not sent.
-        Failed { error: Option<BoxError> },
-    }
+/// The token that a request was sent with, and the host that judges it.
+pub(super) struct Sent {
+    pub(super) token: AccessToken,
+    pub(super) host: HostKey,
 }
 
-/// The request, to be sent once more.
-type Spare<S, Req> = Box<Pending<S, Req>>;
+/// What there is beside a response that is waited for, or before it.
+enum Rest<S, Req>
+where
+    S: Service<Req>,
+{
+    /// Waiting for the first response; should it be a 401, this is sent.
+    Spare(Pending<S, Req>),
+    /// Waiting for a token, and then for the inner service to be ready. `spare` is for a 401 after
+    /// that.
+    Waiting { pending: Pending<S, Req>, spare: Option<Box<Self>> },
+    /// The API refused the first try, with this token. Waiting for another one, and then for the
+    /// inner service to be ready. The refusal is the answer if that comes to nothing.
+    Refused { pending: Pending<S, Req>, token: AccessToken, refusal: S::Response },
+    /// Waiting for the response to the second try.
+    Replayed,
+    /// The request was not sent.
+    Failed(BoxError),
+}
+
+impl Sent {
+    fn is_refused_by<R: Reply>(&self, response: &R) -> bool {
+        refused(response, &self.token, self.host)
+    }
+}
 
 /// A request that has no token yet.
 pub(super) struct Pending<S, Req> {
@@ -85,26 +88,35 @@ impl<S, Req> ResponseFuture<S, Req>
 where
     S: Service<Req>,
 {
-    pub(super) fn passed(response: S::Future) -> Self {
-        Self { state: State::Passed { response } }
-    }
-
+    /// The inner service has the request.
     pub(super) fn sent(
         response: S::Future,
-        token: AccessToken,
-        host: HostKey,
-        spare: Option<Spare<S, Req>>,
+        sent: Option<Sent>,
+        spare: Option<Pending<S, Req>>,
     ) -> Self {
-        Self { state: State::Sent { response, token, host, spare } }
+        Self { response: Some(response), sent, rest: spare.map(Rest::spare) }
     }
 
-    pub(super) fn waiting(mut pending: Pending<S, Req>, spare: Option<Spare<S, Req>>) -> Self {
+    pub(super) fn waiting(mut pending: Pending<S, Req>, spare: Option<Pending<S, Req>>) -> Self {
         pending.ask();
-        Self { state: State::Waiting { pending: Box::new(pending), spare } }
+        Self::resting(Rest::Waiting { pending, spare: spare.map(Rest::spare) })
     }
 
     pub(super) fn failed(error: BoxError) -> Self {
-        Self { state: State::Failed { error: Some(error) } }
+        Self::resting(Rest::Failed(error))
+    }
+
+    fn resting(rest: Rest<S, Req>) -> Self {
+        Self { response: None, sent: None, rest: Some(Box::new(rest)) }
+    }
+}
+
+impl<S, Req> Rest<S, Req>
+where
+    S: Service<Req>,
+{
+    fn spare(pending: Pending<S, Req>) -> Box<Self> {
+        Box::new(Self::Spare(pending))
     }
 }
 
@@ -117,50 +129,88 @@ where
 {
     type Output = Result<S::Response, BoxError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            let next = match state.as_mut().project() {
-                StateProj::Passed { response } => return response.poll(cx).map_err(Into::into),
-                StateProj::Sent { response, token, host, spare } => {
-                    let response = ready!(response.poll(cx)).map_err(Into::into)?;
-                    if !refused(&response, token, *host) {
-                        return Poll::Ready(Ok(response));
-                    }
-                    let Some(mut pending) = spare.take() else {
-                        return Poll::Ready(Ok(response));
-                    };
-                    pending.ask();
-                    State::Refused { pending, token: token.clone(), refusal: Some(response) }
+            let this = self.as_mut().project();
+            if let Some(response) = this.response.as_pin_mut() {
+                // Passed on as it came, in one piece, but for a 401: to look inside copies it.
+                let answer = response.poll(cx);
+                let is_plain = match &answer {
+                    Poll::Ready(Ok(response)) => this.rest.is_none() && !is_unauthorized(response),
+                    _ => true,
+                };
+                if is_plain {
+                    return answer.map_err(Into::into);
                 }
-                StateProj::Waiting { pending, spare } => {
-                    let token = ready!(pending.poll_token(cx))?;
-                    let (response, host) = pending.send(&token);
-                    State::Sent { response, token, host, spare: spare.take() }
-                }
-                StateProj::Refused { pending, token: old, refusal } => {
-                    match ready!(pending.poll_token(cx)) {
-                        Ok(token) if !token.is(old) => {
-                            let (response, host) = pending.send(&token);
-                            State::Replayed { response, token, host }
-                        }
-                        _ => {
-                            return Poll::Ready(Ok(refusal.take().expect(COMPLETED)));
-                        }
-                    }
-                }
-                StateProj::Replayed { response, token, host } => {
-                    let mut response = ready!(response.poll(cx)).map_err(Into::into)?;
-                    refused(&response, token, *host);
-                    response.extensions_mut().insert(Replayed);
+                let response = ready!(answer).map_err(Into::into)?;
+                if let Some(response) = self.as_mut().judge(response) {
                     return Poll::Ready(Ok(response));
                 }
-                StateProj::Failed { error } => {
-                    return Poll::Ready(Err(error.take().expect(COMPLETED)));
-                }
-            };
-            state.set(next);
+            }
+            if let Some(refusal) = ready!(self.as_mut().send(cx))? {
+                return Poll::Ready(Ok(refusal));
+            }
         }
+    }
+}
+
+impl<S, Req> ResponseFuture<S, Req>
+where
+    S: Service<Req> + Clone,
+    S::Response: Reply,
+    S::Error: Into<BoxError>,
+    Req: Message,
+{
+    /// The response, if it is what the caller gets. Else the request is to be sent once more.
+    #[inline(never)]
+    fn judge(self: Pin<&mut Self>, mut response: S::Response) -> Option<S::Response> {
+        let mut this = self.project();
+        let refused = this.sent.as_ref().is_some_and(|sent| sent.is_refused_by(&response));
+        match (this.rest.take().map(|rest| *rest), this.sent.take()) {
+            (Some(Rest::Replayed), _) => {
+                response.extensions_mut().insert(Replayed);
+            }
+            (Some(Rest::Spare(mut pending)), Some(Sent { token, .. })) if refused => {
+                pending.ask();
+                this.response.set(None);
+                *this.rest = Some(Box::new(Rest::Refused { pending, token, refusal: response }));
+                return None;
+            }
+            _ => {}
+        }
+        Some(response)
+    }
+
+    /// Waits for what has to come first, and sends the request. If it is not to be sent: the error,
+    /// or the refusal that stays the answer.
+    #[inline(never)]
+    fn send(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<S::Response>, BoxError>> {
+        let mut this = self.project();
+        let token = match this.rest.as_deref_mut().expect(COMPLETED) {
+            Rest::Waiting { pending, .. } => Some(ready!(pending.poll_token(cx))?),
+            // Whatever came of it: is there another token now?
+            Rest::Refused { pending, token, .. } => {
+                ready!(pending.poll_token(cx)).ok().filter(|another| !another.is(token))
+            }
+            Rest::Spare(_) | Rest::Replayed | Rest::Failed(_) => None,
+        };
+        let (mut pending, rest, token) = match (this.rest.take().map(|rest| *rest), token) {
+            (Some(Rest::Waiting { pending, spare }), Some(token)) => (pending, spare, token),
+            (Some(Rest::Refused { pending, .. }), Some(token)) => {
+                (pending, Some(Box::new(Rest::Replayed)), token)
+            }
+            (Some(Rest::Refused { refusal, .. }), None) => return Poll::Ready(Ok(Some(refusal))),
+            (Some(Rest::Failed(error)), _) => return Poll::Ready(Err(error)),
+            _ => unreachable!("{COMPLETED}"),
+        };
+        let (response, sent) = pending.send(token);
+        this.response.set(Some(response));
+        (*this.sent, *this.rest) = (Some(sent), rest);
+        Poll::Ready(Ok(None))
     }
 }
 
@@ -199,14 +249,14 @@ impl<S, Req> Pending<S, Req> {
     }
 
     /// Sends the request. The service is ready.
-    fn send(&mut self, token: &AccessToken) -> (S::Future, HostKey)
+    fn send(&mut self, token: AccessToken) -> (S::Future, Sent)
     where
         S: Service<Req>,
         Req: Message,
     {
         let mut request = self.request.take().expect(COMPLETED);
-        self.authorizer.sign(request.headers_mut(), token);
-        (self.service.call(request), self.wait.host)
+        self.authorizer.sign(request.headers_mut(), &token);
+        (self.service.call(request), Sent { token, host: self.wait.host })
     }
 }
 
@@ -215,13 +265,13 @@ where
     S: Service<Req>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match &self.state {
-            State::Passed { .. } => "passed",
-            State::Sent { .. } => "sent",
-            State::Waiting { .. } => "waiting",
-            State::Refused { .. } => "refused",
-            State::Replayed { .. } => "replayed",
-            State::Failed { .. } => "failed",
+        let state = match (self.rest.as_deref(), &self.sent) {
+            (Some(Rest::Waiting { .. }), _) => "waiting",
+            (Some(Rest::Refused { .. }), _) => "refused",
+            (Some(Rest::Replayed), _) => "replayed",
+            (Some(Rest::Failed(_)), _) => "failed",
+            (_, Some(_)) => "sent",
+            (_, None) => "passed",
         };
         f.debug_struct("ResponseFuture").field("state", &state).finish()
     }

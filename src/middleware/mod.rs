@@ -10,6 +10,7 @@ mod hosts;
 mod layer;
 mod message;
 mod options;
+mod place;
 #[cfg(feature = "reqwest")]
 mod redirect;
 mod replay;

@@ -57,11 +57,16 @@ impl sealed::Sealed for reqwest::Response {
 /// The status decides: the bodies come in several shapes. Only a challenge that names the scope
 /// says that the token is good, but not enough (RFC 6750 §3.1).
 pub(crate) fn refused<R: Reply>(response: &R, token: &AccessToken, host: HostKey) -> bool {
-    let refused = response.status() == StatusCode::UNAUTHORIZED && !lacks_scope(response.headers());
+    let refused = is_unauthorized(response) && !lacks_scope(response.headers());
     if refused {
         token.refused_by(host);
     }
     refused
+}
+
+#[inline]
+pub(super) fn is_unauthorized<R: Reply>(response: &R) -> bool {
+    response.status() == StatusCode::UNAUTHORIZED
 }
 
 fn lacks_scope(headers: &HeaderMap) -> bool {

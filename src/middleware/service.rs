@@ -11,13 +11,13 @@ use std::{
 use tower_service::Service;
 
 use super::{
-    authorizer::{Authorization, Authorizer},
-    future::{Pending, ResponseFuture},
+    authorizer::{Authorization, Authorizer, Wait},
+    future::{Pending, ResponseFuture, Sent},
     message::Message,
     replay::{NoReplay, Replay},
     reply::Reply,
 };
-use crate::error::BoxError;
+use crate::{error::BoxError, source::Seen};
 
 /// Authorizes each request and passes it on to the inner service.
 ///
@@ -59,12 +59,13 @@ use crate::error::BoxError;
 pub struct AdobeAuth<S, R = NoReplay> {
     inner: S,
     authorizer: Arc<Authorizer>,
+    seen: Seen,
     replay: PhantomData<fn() -> R>,
 }
 
 impl<S, R> AdobeAuth<S, R> {
     pub(super) fn new(inner: S, authorizer: Arc<Authorizer>) -> Self {
-        Self { inner, authorizer, replay: PhantomData }
+        Self { inner, authorizer, seen: Seen::default(), replay: PhantomData }
     }
 
     /// The inner service.
@@ -99,32 +100,44 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Req) -> Self::Future {
-        match self.authorizer.authorize(&request) {
-            Authorization::NotOurs => ResponseFuture::passed(self.inner.call(request)),
+        let extensions = request.extensions();
+        let (sent, spare) = match self.authorizer.authorize(&request, extensions, &mut self.seen) {
+            Authorization::NotOurs => (None, None),
             Authorization::Token(token, host) => {
                 let spare = R::spare(&request).map(|spare| {
-                    let wait = self.authorizer.wait(request.extensions(), host);
+                    let wait = self.authorizer.wait(extensions, host);
                     let authorizer = Arc::clone(&self.authorizer);
-                    Box::new(Pending::new(self.inner.clone(), spare, authorizer, wait))
+                    Pending::new(self.inner.clone(), spare, authorizer, wait)
                 });
                 self.authorizer.sign(request.headers_mut(), &token);
-                ResponseFuture::sent(self.inner.call(request), token, host, spare)
+                (Some(Sent { token, host }), spare)
             }
-            Authorization::Wait(wait) => {
-                let authorizer = Arc::clone(&self.authorizer);
-                let spare = R::spare(&request).map(|spare| {
-                    let authorizer = Arc::clone(&authorizer);
-                    Box::new(Pending::new(self.inner.clone(), spare, authorizer, wait.clone()))
-                });
-                let pending = Pending::new(self.release(), request, authorizer, wait);
-                ResponseFuture::waiting(pending, spare)
-            }
+            Authorization::Wait(wait) => return self.wait(request, *wait),
             Authorization::Insecure(error) => {
                 self.release();
-                ResponseFuture::failed(error.into())
+                return ResponseFuture::failed((*error).into());
             }
-        }
+        };
+        ResponseFuture::sent(self.inner.call(request), sent, spare)
+    }
+}
+
+impl<S, R> AdobeAuth<S, R> {
+    #[inline(never)]
+    fn wait<Req>(&mut self, request: Req, wait: Wait) -> ResponseFuture<S, Req>
+    where
+        S: Service<Req> + Clone,
+        R: Replay<Req>,
+    {
+        let authorizer = Arc::clone(&self.authorizer);
+        let spare = R::spare(&request).map(|spare| {
+            let authorizer = Arc::clone(&authorizer);
+            Pending::new(self.inner.clone(), spare, authorizer, wait.clone())
+        });
+        let pending = Pending::new(self.release(), request, authorizer, wait);
+        ResponseFuture::waiting(pending, spare)
     }
 }
 

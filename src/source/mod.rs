@@ -13,10 +13,12 @@ mod keeper;
 mod refusals;
 mod schedule;
 mod shared;
+mod spread;
 mod state;
 mod status;
 mod token_source;
 
+pub(crate) use self::shared::Seen;
 pub use self::{
     builder::TokenSourceBuilder,
     fetch::FetchToken,

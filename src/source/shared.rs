@@ -19,14 +19,19 @@ use super::{
     flight::{self, Joined, Outcome},
     keeper,
     schedule::Schedule,
+    spread,
     state::{Current, Decision, State},
     status::Status,
 };
 use crate::{
-    clock::{Clock, Moment},
+    clock::{Clock, Moment, Tick},
     error::{ErrorKind, TokenError},
     token::{AccessToken, HostKey, Origin},
 };
+
+/// The least life of a token that is looked at once in a tick only: it is retired a quarter of a
+/// second before its end, and ticks are much shorter.
+const LEAST_TICKED: Duration = Duration::from_secs(5);
 
 /// How a source behaves.
 #[derive(Clone, Debug)]
@@ -48,6 +53,8 @@ pub(super) struct Shared {
     pub(super) fetcher: Arc<dyn ErasedFetchToken>,
     /// What readers need of `state`, published after each change of it.
     current: ArcSwapOption<Current>,
+    /// How often `current` was published.
+    version: AtomicU64,
     state: Mutex<State<Joined>>,
     /// Says that something has changed; what it is, `state` tells.
     changes: watch::Sender<()>,
@@ -56,6 +63,16 @@ pub(super) struct Shared {
     generations: AtomicU64,
     /// Whether a keeper is at work, or none is wanted.
     keeper: AtomicBool,
+}
+
+/// What one reader saw of `current`: good as long as nothing newer was published.
+///
+/// To compare a number costs less than to borrow what is shared. A reader that reads only once, as
+/// a service that is cloned for each request, keeps nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    before: bool,
+    current: Option<Arc<Current>>,
 }
 
 /// A token, or what to wait for.
@@ -68,6 +85,7 @@ impl Shared {
     pub(super) fn new(settings: Settings, fetcher: Arc<dyn ErasedFetchToken>) -> Self {
         Self {
             current: ArcSwapOption::empty(),
+            version: AtomicU64::new(0),
             state: Mutex::new(State::new(settings.schedule)),
             changes: watch::Sender::new(()),
             closed: watch::Sender::new(false),
@@ -84,15 +102,47 @@ impl Shared {
 
     /// A token that may be sent now, if one is at hand. Starts its renewal when that is due.
     pub(super) fn ready(self: &Arc<Self>) -> Option<AccessToken> {
+        self.pick(self.current.load().as_ref()?)
+    }
+
+    /// [`ready`](Self::ready) for a reader that comes again and again.
+    #[inline]
+    pub(super) fn ready_again(self: &Arc<Self>, seen: &mut Seen) -> Option<AccessToken> {
+        let version = self.version.load(Ordering::Acquire);
+        match &seen.current {
+            Some(current) if current.version == version => self.pick(current),
+            _ => self.look_again(seen),
+        }
+    }
+
+    #[inline(never)]
+    fn look_again(self: &Arc<Self>, seen: &mut Seen) -> Option<AccessToken> {
         let current = self.current.load();
-        let current = current.as_ref()?;
+        seen.current = if seen.before { Option::clone(&current) } else { None };
+        seen.before = true;
+        self.pick(current.as_ref()?)
+    }
+
+    /// A copy of the token that readers see, if it may be sent.
+    ///
+    /// This is the way of every request. It reads the two clocks once in a tick; in the same tick
+    /// all other requests read the tick only.
+    #[inline]
+    fn pick(self: &Arc<Self>, current: &Current) -> Option<AccessToken> {
+        let tick = self.settings.clock.tick();
+        let checked = current.checked.load(Ordering::Relaxed);
+        if tick.is_none_or(|tick| tick.number() != checked) {
+            self.check(current, tick)?;
+        }
+        Some(spread::pick(&current.copies).clone())
+    }
+
+    /// Whether the token may be sent; sees to its renewal.
+    #[cold]
+    fn check(self: &Arc<Self>, current: &Current, tick: Option<Tick>) -> Option<()> {
         let now = self.now();
         if current.retire.has_come(now) {
             return None;
-        }
-        if current.renew.is_some_and(|renew| renew.has_come(now)) {
-            // Whether or not it can be started here, the token in hand is good.
-            let _ = self.acquire(now, Duration::ZERO);
         }
         // The keeper ends with its runtime. Whoever comes next, on another one, revives it.
         if !self.keeper.load(Ordering::Relaxed) {
@@ -100,7 +150,15 @@ impl Shared {
                 keeper::ensure(self, &runtime);
             }
         }
-        Some(current.token.clone())
+        if current.renew.is_some_and(|renew| renew.has_come(now)) {
+            // Whether or not it can be started here, the token in hand is good.
+            let _ = self.acquire(now, Duration::ZERO);
+        } else if let Some(tick) = tick {
+            if current.lifetime >= LEAST_TICKED && !Clock::is_paused() {
+                current.checked.store(tick.number(), Ordering::Relaxed);
+            }
+        }
+        Some(())
     }
 
     /// A token, or the flight that will bring it: started here unless one is under way.
@@ -228,9 +286,10 @@ impl Shared {
     /// Ends the flight, unless it was given up.
     pub(super) fn land(&self, number: u64, outcome: &Outcome) {
         let now = self.now();
+        let copies = outcome.as_ref().map(spread::copies).unwrap_or_default();
         self.update(|state| match outcome {
             _ if !state.is_under_way(number) => {}
-            Ok(token) => state.land(now, token.clone()),
+            Ok(token) => state.land(now, token.clone(), Arc::clone(&copies)),
             Err(_) => state.crash(),
         });
     }
@@ -314,7 +373,10 @@ impl Shared {
     /// Shows the readers what they need of a changed state. What it replaces is to be dropped
     /// after the lock is given back.
     fn publish(&self, state: &State<Joined>) -> Option<Arc<Current>> {
-        self.current.swap(state.current().map(Arc::new))
+        let version = self.version.load(Ordering::Relaxed) + 1;
+        // Before it: whoever has seen what is new must not be sent back to what it remembers.
+        self.version.store(version, Ordering::Release);
+        self.current.swap(state.current(version).map(Arc::new))
     }
 
     fn lock(&self) -> MutexGuard<'_, State<Joined>> {

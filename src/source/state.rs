@@ -1,12 +1,15 @@
 //! What a source knows, and what follows from it. Pure: it takes `now`, and neither reads a
 //! clock, locks, spawns nor logs.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 use crate::{
-    clock::Moment,
+    clock::{Moment, Tick},
     error::{ErrorKind, TokenError},
     source::{
         refusals::Refusals,
@@ -17,6 +20,9 @@ use crate::{
 
 /// The least time between a token and its renewal, however short it lives.
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+
+/// One token several times, for several threads.
+pub(super) type Copies = Arc<[AccessToken]>;
 
 /// What a source knows: the token in hand, the failures since it came, the flight under way.
 ///
@@ -45,6 +51,7 @@ struct Flight<F> {
 #[derive(Debug)]
 struct Held {
     token: AccessToken,
+    copies: Copies,
     thresholds: Thresholds,
     /// An API refused it. It waits for one flight to replace it, and serves on if that fails.
     suspect: bool,
@@ -78,12 +85,18 @@ pub(super) enum Decision<F> {
 /// What a request may do without asking the state: the part of it that readers on all threads
 /// see. There is none while the token in hand is suspect.
 #[derive(Debug)]
-pub(super) struct Current {
-    pub(super) token: AccessToken,
+pub(crate) struct Current {
+    /// Counts what was published.
+    pub(super) version: u64,
+    pub(super) copies: Copies,
+    /// How long the token lives.
+    pub(super) lifetime: Duration,
     /// From here on a reader has to see to it that a flight starts.
     pub(super) renew: Option<Moment>,
     /// From here on the token must not be sent.
     pub(super) retire: Moment,
+    /// The tick in which the token was last found to be neither due nor retired.
+    pub(super) checked: AtomicU64,
 }
 
 impl<F: Clone> State<F> {
@@ -178,12 +191,15 @@ impl<F: Clone> State<F> {
     }
 
     /// What readers may do without asking the state.
-    pub(super) fn current(&self) -> Option<Current> {
+    pub(super) fn current(&self, version: u64) -> Option<Current> {
         let held = self.held.as_ref().filter(|held| !held.suspect)?;
         Some(Current {
-            token: held.token.clone(),
+            version,
+            copies: Arc::clone(&held.copies),
+            lifetime: held.token.lifetime(),
             renew: self.next_renewal(),
             retire: held.thresholds.retire,
+            checked: AtomicU64::new(Tick::NEVER),
         })
     }
 
@@ -213,10 +229,10 @@ impl<F: Clone> State<F> {
     }
 
     /// The flight has brought a token.
-    pub(super) fn land(&mut self, now: Moment, token: AccessToken) {
+    pub(super) fn land(&mut self, now: Moment, token: AccessToken, copies: Copies) {
         let mut thresholds = self.schedule.thresholds(token.sent(), token.lifetime());
         thresholds.renew = thresholds.renew.later(now.plus(LEAST_INTERVAL));
-        self.held = Some(Held { token, thresholds, suspect: false });
+        self.held = Some(Held { token, copies, thresholds, suspect: false });
         self.failure = None;
         self.flight = None;
     }
@@ -288,7 +304,7 @@ impl<F: Clone> State<F> {
     /// under it: an error may own anything.
     pub(super) fn keepsakes(&self) -> impl Sized + use<F> {
         (
-            self.held.as_ref().map(|held| held.token.clone()),
+            self.held.as_ref().map(|held| (held.token.clone(), Arc::clone(&held.copies))),
             self.failure.as_ref().map(|failure| failure.error.clone()),
             self.flight.as_ref().map(|flight| flight.join.clone()),
         )

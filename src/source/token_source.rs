@@ -8,7 +8,7 @@ use super::{
     builder::{Custom, TokenSourceBuilder},
     fetch::FetchToken,
     flight,
-    shared::{Acquired, Shared},
+    shared::{Acquired, Seen, Shared},
     status::{Status, StatusChanges},
 };
 #[cfg(feature = "reqwest")]
@@ -148,6 +148,12 @@ impl TokenSource {
     /// again until there is a token, unless the source refreshes on demand only. Does nothing if a token is in hand, or outside a runtime.
     pub fn warm_up(&self) {
         let _ = self.try_token();
+    }
+
+    /// The token that may be sent now, if one is in hand, for a reader that comes again and again.
+    #[inline]
+    pub(crate) fn try_token_again(&self, seen: &mut Seen) -> Option<AccessToken> {
+        self.shared().ready_again(seen)
     }
 
     /// A token that lives for at least `min_lifetime`, if one is in hand.
