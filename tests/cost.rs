@@ -112,7 +112,7 @@ async fn a_wish_in_the_extensions_costs_no_allocation() {
 
 #[tokio::test]
 async fn allocations_are_counted() {
-    // An origin-form request without room for headers: the map has to grow.
+    // Without room for headers: the map has to grow.
     let mut service = AdobeAuthLayer::new(warm().await).layer(Api);
     let request = Request::get(FIREFLY).body(()).unwrap();
 

@@ -13,9 +13,7 @@ use std::{
 use http::Uri;
 
 use crate::{
-    subjects::{
-        Api, FIREFLY, STORAGE, Stack, constant, drive, ours, quiet_runtime, request, tokens,
-    },
+    subjects::{FIREFLY, Stack, constant, drive, ours, quiet_runtime, request, tokens},
     table::{head, note, row},
 };
 
@@ -36,11 +34,6 @@ pub(crate) fn count(subject: &str, calls: &str) {
             let runtime = quiet_runtime();
             call(ours(&tokens(&runtime)), &uri, calls);
         }
-        "passed" => {
-            let runtime = quiet_runtime();
-            call(ours(&tokens(&runtime)), &STORAGE.parse().unwrap(), calls);
-        }
-        "bare" => call(Api, &STORAGE.parse().unwrap(), calls),
         _ => panic!("nothing to count is called {subject}"),
     }
     // What is left to be taken down is not what is counted.

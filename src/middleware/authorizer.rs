@@ -67,6 +67,7 @@ fn opts_out(extensions: Option<&Extensions>) -> bool {
     extensions.is_some_and(|extensions| extensions.get::<NoAuthorization>().is_some())
 }
 
+// Out of the way of the requests that are ours: events take much code.
 #[inline(never)]
 fn not_ours(place: Option<Place<'_>>) {
     match place {

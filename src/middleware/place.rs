@@ -1,6 +1,9 @@
 //! Where a request goes, and whether the token may go there. Pure.
 
-use std::sync::OnceLock;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::OnceLock,
+};
 
 use super::hosts::{AllowedHosts, is_loopback};
 use crate::token::HostKey;
@@ -101,15 +104,10 @@ fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
-/// Tells hosts apart, cheaply: what a collision costs is that two hosts count as one when they
-/// answer 401.
 fn key(host: &str) -> HostKey {
-    const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
-    HostKey(host.as_bytes().chunks(8).fold(0, |key: u64, chunk| {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        (key.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(SPREAD)
-    }))
+    let mut hasher = DefaultHasher::new();
+    host.hash(&mut hasher);
+    HostKey(hasher.finish())
 }
 
 /// What one set of rules said of the first few places that were asked for: to compare two texts

@@ -124,11 +124,12 @@ where
     }
 }
 
-impl<S, R> AdobeAuth<S, R> {
+impl<S: Clone, R> AdobeAuth<S, R> {
+    /// Sends the request when there is a token for it.
     #[inline(never)]
     fn wait<Req>(&mut self, request: Req, wait: Wait) -> ResponseFuture<S, Req>
     where
-        S: Service<Req> + Clone,
+        S: Service<Req>,
         R: Replay<Req>,
     {
         let authorizer = Arc::clone(&self.authorizer);
@@ -139,9 +140,7 @@ impl<S, R> AdobeAuth<S, R> {
         let pending = Pending::new(self.release(), request, authorizer, wait);
         ResponseFuture::waiting(pending, spare)
     }
-}
 
-impl<S: Clone, R> AdobeAuth<S, R> {
     /// Gives the place back that the inner service keeps for us since it was polled ready, and
     /// returns a clone that keeps none. The token request may be what needs the place.
     fn release(&mut self) -> S {

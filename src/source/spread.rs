@@ -6,10 +6,7 @@
 use std::{
     cell::Cell,
     num::NonZero,
-    sync::{
-        OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
 
@@ -21,12 +18,9 @@ const MOST_COPIES: usize = 8;
 
 /// As many copies of `token` as there are threads at work, up to a bound.
 pub(super) fn copies(token: &AccessToken) -> Copies {
-    static COPIES: OnceLock<usize> = OnceLock::new();
-    let copies = *COPIES.get_or_init(|| {
-        let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        // Twice as many, so that threads that come and go seldom meet at one.
-        (2 * threads).next_power_of_two().min(MOST_COPIES)
-    });
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    // Twice as many, so that threads that come and go seldom meet at one.
+    let copies = (2 * threads).next_power_of_two().min(MOST_COPIES);
     (0..copies).map(|_| token.copied()).collect()
 }
 
