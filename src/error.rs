@@ -45,6 +45,26 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// The kind as one word in snake case, for the labels of metrics and the fields of events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Throttled => "throttled",
+            Self::Unavailable => "unavailable",
+            Self::Connection => "connection",
+            Self::Timeout => "timeout",
+            Self::Malformed => "malformed",
+            Self::Fetch => "fetch",
+            Self::AcquireTimeout => "acquire_timeout",
+            Self::Lifetime => "lifetime",
+            Self::Panicked => "panicked",
+            Self::RuntimeLost => "runtime_lost",
+            Self::NoRuntime => "no_runtime",
+            Self::Shutdown => "shutdown",
+        }
+    }
+
     /// Whether the same call can succeed later with nothing changed but the time.
     const fn is_transient(self) -> bool {
         match self {

@@ -32,6 +32,7 @@
 //!   change underneath, [`FileCredentials`] or a [`ProvideCredentials`] of your own.
 //! - [`TokenSource`]: the shared token, kept fresh. It asks Adobe IMS, at most once at a time, or
 //!   [a fetcher of your own](TokenSource::from_fetcher). [`Status`] tells how it is.
+//! - [`TokenSources`]: a source for each of many tenants, made on first use.
 //! - [`AdobeAuthLayer`]: puts the token into requests to [allowed hosts](AllowedHosts), and only
 //!   there. It wraps `http::Request<B>` services and `reqwest::Client` alike.
 //! - [`TokenError`]: why there is no token, whether trying again can help, and what to do.
@@ -42,6 +43,7 @@
 //! | --- | --- | --- |
 //! | `reqwest` | yes | IMS reached by reqwest with rustls; the layer around `reqwest::Client` |
 //! | `reqwest-middleware` | no | `AdobeAuthMiddleware` |
+//! | `metrics` | no | counters and histograms for the [`metrics`](https://docs.rs/metrics) crate: see [`telemetry`] |
 //! | `mock` | no | `mock::MockIms`, an IMS on loopback to test services with |
 //!
 //! Without default features there is neither reqwest nor a TLS stack in the tree; IMS is then
@@ -65,6 +67,7 @@ pub mod mock;
 #[cfg(feature = "reqwest-middleware")]
 mod reqwest_chain;
 mod source;
+pub mod telemetry;
 mod token;
 
 #[cfg(feature = "reqwest-middleware")]
@@ -78,7 +81,7 @@ pub use self::{
         NoAuthorization, NoReplay, Repeat, Replay, ReplayUnauthorized, Replayed, Reply,
         ResponseFuture,
     },
-    source::{FetchToken, Status, StatusChanges, TokenSource, TokenSourceBuilder},
+    source::{FetchToken, Status, StatusChanges, TokenSource, TokenSourceBuilder, TokenSources},
     token::{AccessToken, TokenResponse},
 };
 

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::{
     clock::{FAR, Moment},
     error::{ErrorKind, TokenError},
+    telemetry::Recovery,
 };
 
 /// An access token and how long it lives, as it came from the authorization server (RFC 6749
@@ -108,6 +109,8 @@ struct Copied {
 /// Who gave a token out, and wants to hear that an API refused it.
 pub(crate) trait Origin: Send + Sync {
     fn refused(self: Arc<Self>, token: &AccessToken, host: HostKey);
+
+    fn recovered(&self, outcome: Recovery);
 }
 
 /// Stands for the host that a request goes to.
@@ -201,6 +204,13 @@ impl AccessToken {
     pub(crate) fn refused_by(&self, host: HostKey) {
         if let Some(origin) = self.inner().origin.upgrade() {
             origin.refused(self, host);
+        }
+    }
+
+    /// Tells the source of this token what became of a request that was refused.
+    pub(crate) fn recovered(&self, outcome: Recovery) {
+        if let Some(origin) = self.inner().origin.upgrade() {
+            origin.recovered(outcome);
         }
     }
 

@@ -11,12 +11,13 @@ use std::{
 const ARROWS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("clock", &[]),
-    ("token", &["clock", "error"]),
+    ("token", &["clock", "error", "telemetry"]),
     ("credentials", &["error"]),
     ("ims", &["clock", "credentials", "error", "token"]),
-    ("source", &["clock", "credentials", "error", "ims", "token"]),
-    ("middleware", &["error", "source", "token"]),
-    ("reqwest_chain", &["error", "middleware"]),
+    ("telemetry", &[]),
+    ("source", &["clock", "credentials", "error", "ims", "telemetry", "token"]),
+    ("middleware", &["error", "source", "telemetry", "token"]),
+    ("reqwest_chain", &["error", "middleware", "telemetry"]),
     ("mock", &[]),
 ];
 

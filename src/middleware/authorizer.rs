@@ -17,6 +17,7 @@ use super::{
 use crate::{
     error::{InsecureUri, TokenError},
     source::{Seen, TokenSource},
+    telemetry::{Obtained, Recovery},
     token::{AccessToken, HostKey},
 };
 
@@ -69,7 +70,7 @@ fn opts_out(extensions: Option<&Extensions>) -> bool {
 
 // Out of the way of the requests that are ours: events take much code.
 #[inline(never)]
-fn not_ours(place: Option<Place<'_>>) {
+fn tell_not_ours(place: Option<Place<'_>>) {
     match place {
         Some(place) => debug!(host = place.host(), "no token for a host that is not allowed"),
         None => debug!("no token for a request that does not say where it goes"),
@@ -102,16 +103,17 @@ impl Authorizer {
         seen: &mut Seen,
     ) -> Authorization {
         let Some(place) = request.place() else {
-            not_ours(None);
-            return Authorization::NotOurs;
+            tell_not_ours(None);
+            return self.pass();
         };
         let host = match self.known.judge(&self.hosts, place) {
             Verdict::NotAllowed => {
-                not_ours(Some(place));
-                return Authorization::NotOurs;
+                tell_not_ours(Some(place));
+                return self.pass();
             }
-            _ if opts_out(extensions) => return Authorization::NotOurs,
+            _ if opts_out(extensions) => return self.pass(),
             Verdict::Insecure => {
+                self.tokens.telemetry().failed();
                 let error = InsecureUri::new(request.shown_uri().into_owned());
                 return Authorization::Insecure(Box::new(error));
             }
@@ -124,9 +126,18 @@ impl Authorizer {
             another => another.unwrap_or(&self.tokens).try_token_for(wish.min_lifetime),
         };
         match token {
-            Some(token) => Authorization::Token(token, host),
+            Some(token) => {
+                wish.another.unwrap_or(&self.tokens).count_sent(&token, Obtained::AtOnce);
+                Authorization::Token(token, host)
+            }
             None => Authorization::Wait(Box::new(self.wait(extensions, host))),
         }
+    }
+
+    #[inline]
+    fn pass(&self) -> Authorization {
+        self.tokens.telemetry().passed_through();
+        Authorization::NotOurs
     }
 
     /// How to wait for another token for a request that goes to `host`.
@@ -171,6 +182,21 @@ impl Wait {
     pub(crate) async fn token(self) -> Result<AccessToken, TokenError> {
         let limit = self.limit.unwrap_or_else(|| self.tokens.acquire_timeout());
         self.tokens.acquire(self.min_lifetime, limit).await
+    }
+
+    /// Counts a request that is sent with `token`, which was waited for.
+    pub(crate) fn count_sent(&self, token: &AccessToken, how: Obtained) {
+        self.tokens.count_sent(token, how);
+    }
+
+    /// Counts a request that was not sent, for want of a token.
+    pub(crate) fn count_failed(&self) {
+        self.tokens.telemetry().failed();
+    }
+
+    /// Counts a refused request for which there was no other token.
+    pub(crate) fn count_no_new_token(&self) {
+        self.tokens.telemetry().recovery(Recovery::NoNewToken);
     }
 
     /// The token, if there is one now.

@@ -15,10 +15,11 @@ use super::{
     authorizer::{Authorizer, Wait},
     message::Message,
     replay::Replayed,
-    reply::{Reply, is_unauthorized, refused, sealed::Sealed as _},
+    reply::{Reply, is_unauthorized, refused, refused_again, sealed::Sealed as _},
 };
 use crate::{
     error::{BoxError, TokenError},
+    telemetry::Obtained,
     token::{AccessToken, HostKey},
 };
 
@@ -63,12 +64,6 @@ where
     Replayed,
     /// The request was not sent.
     Failed(BoxError),
-}
-
-impl Sent {
-    fn is_refused_by<R: Reply>(&self, response: &R) -> bool {
-        refused(response, &self.token, self.host)
-    }
 }
 
 /// A request that has no token yet.
@@ -166,18 +161,24 @@ where
     #[inline(never)]
     fn judge(self: Pin<&mut Self>, mut response: S::Response) -> Option<S::Response> {
         let mut this = self.project();
-        let refused = this.sent.as_ref().is_some_and(|sent| sent.is_refused_by(&response));
         match (this.rest.take().map(|rest| *rest), this.sent.take()) {
-            (Some(Rest::Replayed), _) => {
+            (Some(Rest::Replayed), Some(Sent { token, host })) => {
+                refused_again(&response, &token, host);
                 response.extensions_mut().insert(Replayed);
             }
-            (Some(Rest::Spare(mut pending)), Some(Sent { token, .. })) if refused => {
-                pending.ask();
-                this.response.set(None);
-                *this.rest = Some(Box::new(Rest::Refused { pending, token, refusal: response }));
-                return None;
+            (Some(Rest::Spare(mut pending)), Some(Sent { token, host })) => {
+                if refused(&response, &token, host) {
+                    pending.ask();
+                    this.response.set(None);
+                    *this.rest =
+                        Some(Box::new(Rest::Refused { pending, token, refusal: response }));
+                    return None;
+                }
             }
-            _ => {}
+            (_, Some(Sent { token, host })) => {
+                refused(&response, &token, host);
+            }
+            (_, None) => {}
         }
         Some(response)
     }
@@ -191,23 +192,31 @@ where
     ) -> Poll<Result<Option<S::Response>, BoxError>> {
         let mut this = self.project();
         let token = match this.rest.as_deref_mut().expect(COMPLETED) {
-            Rest::Waiting { pending, .. } => Some(ready!(pending.poll_token(cx))?),
+            Rest::Waiting { pending, .. } => {
+                let token = ready!(pending.poll_token(cx));
+                Some(token.inspect_err(|_| pending.wait.count_failed())?)
+            }
             // Whatever came of it: is there another token now?
             Rest::Refused { pending, token, .. } => {
                 ready!(pending.poll_token(cx)).ok().filter(|another| !another.is(token))
             }
             Rest::Spare(_) | Rest::Replayed | Rest::Failed(_) => None,
         };
-        let (mut pending, rest, token) = match (this.rest.take().map(|rest| *rest), token) {
-            (Some(Rest::Waiting { pending, spare }), Some(token)) => (pending, spare, token),
-            (Some(Rest::Refused { pending, .. }), Some(token)) => {
-                (pending, Some(Box::new(Rest::Replayed)), token)
+        let (mut pending, how, rest, token) = match (this.rest.take().map(|rest| *rest), token) {
+            (Some(Rest::Waiting { pending, spare }), Some(token)) => {
+                (pending, Obtained::Waited, spare, token)
             }
-            (Some(Rest::Refused { refusal, .. }), None) => return Poll::Ready(Ok(Some(refusal))),
+            (Some(Rest::Refused { pending, .. }), Some(token)) => {
+                (pending, Obtained::Replayed, Some(Box::new(Rest::Replayed)), token)
+            }
+            (Some(Rest::Refused { pending, refusal, .. }), None) => {
+                pending.wait.count_no_new_token();
+                return Poll::Ready(Ok(Some(refusal)));
+            }
             (Some(Rest::Failed(error)), _) => return Poll::Ready(Err(error)),
             _ => unreachable!("{COMPLETED}"),
         };
-        let (response, sent) = pending.send(token);
+        let (response, sent) = pending.send(token, how);
         this.response.set(Some(response));
         (*this.sent, *this.rest) = (Some(sent), rest);
         Poll::Ready(Ok(None))
@@ -249,13 +258,14 @@ impl<S, Req> Pending<S, Req> {
     }
 
     /// Sends the request. The service is ready.
-    fn send(&mut self, token: AccessToken) -> (S::Future, Sent)
+    fn send(&mut self, token: AccessToken, how: Obtained) -> (S::Future, Sent)
     where
         S: Service<Req>,
         Req: Message,
     {
         let mut request = self.request.take().expect(COMPLETED);
         self.authorizer.sign(request.headers_mut(), &token);
+        self.wait.count_sent(&token, how);
         (self.service.call(request), Sent { token, host: self.wait.host })
     }
 }

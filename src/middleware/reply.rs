@@ -2,7 +2,10 @@
 
 use http::{Extensions, HeaderMap, StatusCode, header::WWW_AUTHENTICATE};
 
-use crate::token::{AccessToken, HostKey};
+use crate::{
+    telemetry::Recovery,
+    token::{AccessToken, HostKey},
+};
 
 /// A response whose status the layer can read: `http::Response<B>` of any body, or
 /// `reqwest::Response`. Sealed.
@@ -62,6 +65,14 @@ pub(crate) fn refused<R: Reply>(response: &R, token: &AccessToken, host: HostKey
         token.refused_by(host);
     }
     refused
+}
+
+/// [`refused`] for the second try: counts what came of it.
+pub(crate) fn refused_again<R: Reply>(response: &R, token: &AccessToken, host: HostKey) {
+    token.recovered(match refused(response, token, host) {
+        true => Recovery::RefusedAgain,
+        false => Recovery::Recovered,
+    });
 }
 
 #[inline]

@@ -61,8 +61,17 @@ impl<F> TokenSourceBuilder<F> {
             attempt_timeout: Duration::from_secs(30),
             attempts: 3,
             retry_for: Duration::from_secs(5),
+            name: "default".into(),
         };
         Self { fetcher, settings }
+    }
+
+    /// Names the source, for its spans and metrics. Default: `default`.
+    ///
+    /// Each name is a series of its own in each metric: name a few, not a million.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.settings.name = name.into();
+        self
     }
 
     /// Sets the share of its life after which a token is renewed, between 0 and 1 (both

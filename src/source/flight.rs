@@ -14,7 +14,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
-use tracing::{debug, info, warn};
+use tracing::{Instrument, Span, debug, field::Empty, info, info_span, warn};
 
 use super::shared::Shared;
 use crate::{
@@ -63,8 +63,12 @@ pub(super) fn fly(
     landing: Landing,
 ) -> impl Future<Output = ()> + Send {
     // Made here, not at the first poll: a runtime that is shutting down drops the future unpolled.
-    let mut guard = Guard { shared, number, landing: Some(landing) };
-    async move {
+    let span = span(&shared, number);
+    let start = Instant::now();
+    let _closed = shared.closed();
+    let landing = Some(landing);
+    let mut guard = Guard { shared, number, landing, start, span: span.clone(), _closed };
+    let flight = async move {
         let mut closed = guard.shared.closed();
         let outcome = tokio::select! {
             biased;
@@ -72,7 +76,27 @@ pub(super) fn fly(
             outcome = attempts(&guard.shared, number) => outcome,
         };
         guard.land(outcome);
-    }
+    };
+    flight.instrument(span)
+}
+
+/// The span of one flight. The root of its trace: who came first is only who came first.
+fn span(shared: &Shared, number: u64) -> Span {
+    let span = info_span!(
+        parent: None,
+        "token_refresh",
+        otel.kind = "client",
+        source = &*shared.settings.name,
+        flight = number,
+        attempt = Empty,
+        outcome = Empty,
+        duration = Empty,
+        expires_in = Empty,
+        waiters = Empty,
+        otel.status_code = Empty,
+    );
+    span.follows_from(Span::current());
+    span
 }
 
 async fn attempts(shared: &Arc<Shared>, number: u64) -> Outcome {
@@ -80,6 +104,7 @@ async fn attempts(shared: &Arc<Shared>, number: u64) -> Outcome {
     let start = Instant::now();
     let mut attempt = 1;
     loop {
+        Span::current().record("attempt", attempt);
         let error = match attempt_once(shared).await {
             Ok(token) => {
                 let expires_in = token.lifetime().as_secs_f64();
@@ -147,14 +172,40 @@ struct Guard {
     shared: Arc<Shared>,
     number: u64,
     landing: Option<Landing>,
+    start: Instant,
+    span: Span,
+    /// Seen by who waits for the end of the source's tasks.
+    _closed: watch::Receiver<bool>,
 }
 
 impl Guard {
     fn land(&mut self, outcome: Outcome) {
         if let Some(landing) = self.landing.take() {
+            self.report(&outcome);
             self.shared.land(self.number, &outcome);
             landing.send_replace(Some(outcome));
         }
+    }
+}
+
+impl Guard {
+    /// Says in the span and the metrics how the flight went.
+    fn report(&self, outcome: &Outcome) {
+        let duration = self.start.elapsed();
+        let word = match outcome {
+            Ok(token) => {
+                self.span.record("expires_in", token.lifetime().as_secs_f64());
+                "success"
+            }
+            Err(error) => {
+                self.span.record("otel.status_code", "ERROR");
+                error.kind().as_str()
+            }
+        };
+        self.span.record("outcome", word);
+        self.span.record("duration", duration.as_secs_f64());
+        self.span.record("waiters", self.shared.waiters());
+        self.shared.telemetry().refreshed(word, duration);
     }
 }
 
@@ -185,6 +236,6 @@ fn lost() -> TokenError {
     )
 }
 
-fn shut_down() -> TokenError {
+pub(super) fn shut_down() -> TokenError {
     TokenError::new(ErrorKind::Shutdown, "the token source was shut down")
 }

@@ -19,18 +19,18 @@ const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the keeper of this source on `runtime`, unless one is at work or none is wanted.
 pub(super) fn ensure(shared: &Arc<Shared>, runtime: &Handle) {
-    if !shared.keeper().swap(true, Ordering::AcqRel) {
-        let presence = Presence(Arc::downgrade(shared));
+    if !shared.is_closed() && !shared.keeper().swap(true, Ordering::AcqRel) {
+        let presence = Presence { source: Arc::downgrade(shared), _closed: shared.closed() };
         runtime.spawn(keep_warm(presence, shared.subscribe()));
     }
 }
 
 /// Sees to it that flights start when they are due. Ends when the source is closed or gone.
-async fn keep_warm(source: Presence, mut changes: watch::Receiver<()>) {
+async fn keep_warm(presence: Presence, mut changes: watch::Receiver<()>) {
     loop {
         changes.mark_unchanged();
         // The source is not kept alive while its keeper sleeps.
-        let (wake, fetcher) = match source.0.upgrade() {
+        let (wake, fetcher) = match presence.source.upgrade() {
             Some(shared) if !shared.is_closed() => {
                 (shared.until_wake(), Arc::clone(&shared.fetcher))
             }
@@ -53,12 +53,13 @@ async fn keep_warm(source: Presence, mut changes: watch::Receiver<()>) {
                 Err(_) => return,
             },
             () = nap => {
-                if let Some(shared) = source.0.upgrade() {
+                if let Some(shared) = presence.source.upgrade() {
+                    shared.show_expiry();
                     shared.renew_if_due();
                 }
             }
             () = fetcher_changed => {
-                if let Some(shared) = source.0.upgrade() {
+                if let Some(shared) = presence.source.upgrade() {
                     shared.renew_changed();
                 }
             }
@@ -67,11 +68,15 @@ async fn keep_warm(source: Presence, mut changes: watch::Receiver<()>) {
 }
 
 /// Says that a keeper is at work, until it is dropped: also with its runtime.
-struct Presence(Weak<Shared>);
+struct Presence {
+    source: Weak<Shared>,
+    /// Seen by who waits for the end of the source's tasks.
+    _closed: watch::Receiver<bool>,
+}
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        if let Some(shared) = self.0.upgrade() {
+        if let Some(shared) = self.source.upgrade() {
             shared.keeper().store(false, Ordering::Release);
         }
     }

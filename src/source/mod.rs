@@ -7,6 +7,7 @@
 
 mod backoff;
 mod builder;
+mod counts;
 mod fetch;
 mod flight;
 mod keeper;
@@ -17,6 +18,7 @@ mod spread;
 mod state;
 mod status;
 mod token_source;
+mod token_sources;
 
 pub(crate) use self::shared::Seen;
 pub use self::{
@@ -24,4 +26,5 @@ pub use self::{
     fetch::FetchToken,
     status::{Status, StatusChanges},
     token_source::TokenSource,
+    token_sources::TokenSources,
 };

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -26,6 +26,7 @@ use super::{
 use crate::{
     clock::{Clock, Moment, Tick},
     error::{ErrorKind, TokenError},
+    telemetry::{Recovery, Telemetry},
     token::{AccessToken, HostKey, Origin},
 };
 
@@ -45,6 +46,7 @@ pub(super) struct Settings {
     pub(super) attempt_timeout: Duration,
     pub(super) attempts: u32,
     pub(super) retry_for: Duration,
+    pub(super) name: Arc<str>,
 }
 
 /// The state of a source, and the means to change it.
@@ -63,6 +65,9 @@ pub(super) struct Shared {
     generations: AtomicU64,
     /// Whether a keeper is at work, or none is wanted.
     keeper: AtomicBool,
+    /// How many callers wait for a flight.
+    pub(super) waiters: AtomicUsize,
+    pub(super) telemetry: Telemetry,
 }
 
 /// What one reader saw of `current`: good as long as nothing newer was published.
@@ -91,6 +96,8 @@ impl Shared {
             closed: watch::Sender::new(false),
             generations: AtomicU64::new(0),
             keeper: AtomicBool::new(!settings.keep_warm),
+            waiters: AtomicUsize::new(0),
+            telemetry: Telemetry::new(&settings.name),
             settings,
             fetcher,
         }
@@ -200,7 +207,7 @@ impl Shared {
             });
             let decision = decide(&state);
             let flight = match (&decision, &runtime) {
-                (Decision::Fly | Decision::UseAndFly(_), Ok(here)) => {
+                (Decision::Fly | Decision::UseAndFly(_), Ok(here)) if !self.is_closed() => {
                     let (landing, joined) = flight::channel(here.id());
                     let number = state.take_off(joined.clone(), self.overdue_at(now));
                     Some((here, number, landing, joined, self.publish(&state)))
@@ -219,6 +226,7 @@ impl Shared {
             (Decision::Join(flight), _) | (Decision::Fly, Some(flight)) => {
                 Ok(Acquired::Flight(flight))
             }
+            (Decision::Fly, None) if self.is_closed() => Err(flight::shut_down()),
             (Decision::Fly, None) => Err(TokenError::new(
                 ErrorKind::NoRuntime,
                 "no valid token is in hand, and none can be fetched outside of a tokio runtime",
@@ -302,6 +310,7 @@ impl Shared {
             let suspect = state.refuse(now, token, host);
             suspect.then(|| self.publish(&state))
         };
+        self.telemetry.unauthorized(suspect.is_some());
         match suspect {
             Some(_replaced) => {
                 let generation = token.generation();
@@ -334,15 +343,21 @@ impl Shared {
     pub(super) fn close(&self) {
         self.closed.send_replace(true);
         self.changes.send_replace(());
+        self.telemetry.expiry(Duration::ZERO);
     }
 
     pub(super) fn is_closed(&self) -> bool {
         *self.closed.borrow()
     }
 
-    /// Turns true at [`close`](Self::close).
+    /// Turns true at [`close`](Self::close). Each task of this source holds one until it ends.
     pub(super) fn closed(&self) -> watch::Receiver<bool> {
         self.closed.subscribe()
+    }
+
+    /// Waits until no task of this source is left.
+    pub(super) async fn tasks_ended(&self) {
+        self.closed.closed().await;
     }
 
     /// Whether a keeper is at work; set by itself.
@@ -354,7 +369,7 @@ impl Shared {
         self.generations.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn read<R>(&self, look: impl FnOnce(&State<Joined>) -> R) -> R {
+    pub(super) fn read<R>(&self, look: impl FnOnce(&State<Joined>) -> R) -> R {
         look(&self.lock())
     }
 
@@ -367,6 +382,7 @@ impl Shared {
             (result, self.publish(&state), kept)
         };
         self.changes.send_replace(());
+        self.show_expiry();
         result
     }
 
@@ -389,6 +405,10 @@ impl Shared {
 impl Origin for Shared {
     fn refused(self: Arc<Self>, token: &AccessToken, host: HostKey) {
         Self::refused(&self, token, host);
+    }
+
+    fn recovered(&self, outcome: Recovery) {
+        self.telemetry.recovery(outcome);
     }
 }
 

@@ -1,6 +1,9 @@
 //! What a source tells about itself: for readiness probes, dashboards and logs.
 
-use std::{sync::Weak, time::SystemTime};
+use std::{
+    sync::{Arc, Weak},
+    time::SystemTime,
+};
 
 use tokio::sync::watch;
 
@@ -107,13 +110,19 @@ impl StatusChanges {
         Self { source, changes }
     }
 
-    /// Waits for the next change and returns the status after it; `None` when the source is gone.
+    /// Waits for the next change and returns the status after it; `None` when the source is gone or
+    /// shut down.
     ///
     /// Changes that come faster than they are asked for are told as one. Time alone is no change:
     /// a token that ends makes none. Cancel safe.
     pub async fn changed(&mut self) -> Option<Status> {
+        // Who comes after the end is told of no change any more.
+        self.open()?;
         self.changes.changed().await.ok()?;
-        let source = self.source.upgrade()?;
-        if source.is_closed() { None } else { Some(source.status()) }
+        self.open().map(|source| source.status())
+    }
+
+    fn open(&self) -> Option<Arc<Shared>> {
+        self.source.upgrade().filter(|source| !source.is_closed())
     }
 }

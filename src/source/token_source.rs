@@ -17,6 +17,7 @@ use crate::{
     credentials::{Credentials, ProvideCredentials},
     error::{ErrorKind, TokenError},
     ims::{ImsClient, ImsClientBuilder},
+    telemetry::{Obtained, Telemetry},
     token::AccessToken,
 };
 
@@ -186,6 +187,7 @@ impl TokenSource {
             }
         };
         inside_a_runtime()?;
+        let _waiting = self.shared().waits();
         timeout(limit, refreshed).await.unwrap_or_else(|_| Err(self.gave_up(limit)))
     }
 
@@ -196,6 +198,52 @@ impl TokenSource {
     /// this.
     pub fn invalidate(&self, token: &AccessToken) {
         self.shared().drop_token(token);
+    }
+
+    /// Ends the background work of this source for all its handles, and waits until it has ended.
+    ///
+    /// A token request under way is dropped, and who waits for it gets an error of the kind
+    /// [`Shutdown`](ErrorKind::Shutdown). A valid token in hand is given out until it ends; no new
+    /// one is fetched. To drop the last handle does the same, without waiting.
+    ///
+    /// Cancel safe: the shutdown goes on.
+    ///
+    /// # Errors
+    ///
+    /// If the work has not ended within the [`acquire_timeout`](TokenSourceBuilder::acquire_timeout):
+    /// it was started on a runtime that is kept but not driven.
+    pub async fn shutdown(&self) -> Result<(), TokenError> {
+        self.shared().close();
+        inside_a_runtime()?;
+        let limit = self.shared().settings.acquire_timeout;
+        timeout(limit, self.shared().tasks_ended()).await.map_err(|_| {
+            TokenError::new(
+                ErrorKind::AcquireTimeout,
+                format!("the background work has not ended within {limit:?}"),
+            )
+        })
+    }
+
+    /// Tells the background work to end, and waits for nothing.
+    pub(super) fn close(&self) {
+        self.shared().close();
+    }
+
+    /// Whether there are other handles of this source.
+    pub(super) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.handle) > 1
+    }
+
+    /// Counts a request that is sent with `token`.
+    #[inline]
+    pub(crate) fn count_sent(&self, token: &AccessToken, how: Obtained) {
+        if Telemetry::COUNTS {
+            self.shared().sent(token, how);
+        }
+    }
+
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        self.shared().telemetry()
     }
 
     /// What the source knows now: whether a valid token is in hand, until when, and what failed.
@@ -222,6 +270,7 @@ impl TokenSource {
             Acquired::Flight(joined) => joined,
         };
         inside_a_runtime()?;
+        let _waiting = self.shared().waits();
         timeout(limit, self.wait(min_lifetime, joined))
             .await
             .unwrap_or_else(|_| Err(self.gave_up(limit)))

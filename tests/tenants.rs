@@ -1,0 +1,200 @@
+//! One client, many Adobe organizations.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_adobe_auth::{
+    AdobeAuthLayer, BoxError, Credentials, ErrorKind, TokenResponse, TokenSource, TokenSources,
+};
+
+/// Sources whose tokens are called after their tenants, and how often one was fetched.
+fn sources() -> (TokenSources<String>, Arc<AtomicUsize>) {
+    let fetched = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&fetched);
+    let sources = TokenSources::new(move |tenant: &String| {
+        let (tenant, count) = (tenant.clone(), Arc::clone(&count));
+        Ok(TokenSource::from_fetcher(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            let response =
+                TokenResponse::new(format!("token-of-{tenant}"), Duration::from_secs(86_400))
+                    .with_client_id(format!("client-of-{tenant}"))
+                    .with_org_id(format!("{tenant}@AdobeOrg"));
+            async move { Ok(response) }
+        }))
+    });
+    (sources, fetched)
+}
+
+fn key(tenant: &str) -> String {
+    tenant.to_owned()
+}
+
+#[tokio::test]
+async fn a_request_has_the_token_of_the_tenant_that_it_names() {
+    let (sources, fetched) = sources();
+    let echo = service_fn(|request: Request<()>| async move {
+        let header = |name| request.headers()[name].to_str().unwrap().to_owned();
+        let shown = [header("authorization"), header("x-api-key"), header("x-gw-ims-org-id")];
+        Ok::<_, BoxError>(Response::new(shown))
+    });
+    let default = TokenSource::from_fetcher(|| async { unreachable!("nobody asks for it") });
+    let client = AdobeAuthLayer::new(default).layer(echo);
+
+    for tenant in ["a", "b", "a", "b", "a"] {
+        let request = Request::get("https://firefly-api.adobe.io/v3/models")
+            .extension(sources.get(&key(tenant)).unwrap())
+            .body(())
+            .unwrap();
+        let shown = client.clone().oneshot(request).await.unwrap().into_body();
+        assert_eq!(
+            shown,
+            [
+                format!("Bearer token-of-{tenant}"),
+                format!("client-of-{tenant}"),
+                format!("{tenant}@AdobeOrg")
+            ]
+        );
+    }
+
+    assert_eq!(fetched.load(Ordering::SeqCst), 2);
+    assert_eq!(sources.len(), 2);
+}
+
+#[tokio::test]
+async fn what_cannot_be_made_is_an_error_and_is_tried_again() {
+    let tries = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&tries);
+    let sources = TokenSources::new(move |_: &String| {
+        if count.fetch_add(1, Ordering::SeqCst) == 0 {
+            // Empty: an error of the configuration.
+            return Err(Credentials::from_console_json("{}").unwrap_err());
+        }
+        Ok(TokenSource::from_fetcher(|| async {
+            Ok(TokenResponse::new("a-token", Duration::from_secs(60)))
+        }))
+    });
+
+    assert!(sources.get(&key("a")).is_err());
+    assert!(sources.is_empty());
+    assert!(sources.get(&key("a")).is_ok());
+    assert_eq!(tries.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_more_than_fit_takes_the_place_of_the_one_not_asked_for_longest() {
+    let (sources, fetched) = sources();
+    let sources = sources.with_capacity(2);
+    for tenant in ["a", "b", "a", "c"] {
+        sources.get(&key(tenant)).unwrap().token().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!((sources.len(), fetched.load(Ordering::SeqCst)), (2, 3));
+
+    sources.get(&key("a")).unwrap().token().await.unwrap();
+    assert_eq!(fetched.load(Ordering::SeqCst), 3);
+    sources.get(&key("b")).unwrap().token().await.unwrap();
+
+    assert_eq!((sources.len(), fetched.load(Ordering::SeqCst)), (2, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_source_is_dropped_also_when_nobody_asks_any_more() {
+    let (sources, fetched) = sources();
+    let sources = sources.with_idle_timeout(Duration::from_secs(600));
+    let mut changes = {
+        let tokens = sources.get(&key("idle")).unwrap();
+        tokens.token().await.unwrap();
+        tokens.subscribe()
+    };
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    sources.get(&key("used")).unwrap();
+
+    tokio::time::sleep(Duration::from_secs(301)).await;
+    assert_eq!(sources.len(), 1);
+    while changes.changed().await.is_some() {}
+    tokio::time::sleep(Duration::from_secs(301)).await;
+    assert!(sources.is_empty());
+
+    // The one who drops what is idle has ended, and begins again.
+    sources.get(&key("idle")).unwrap();
+    tokio::time::sleep(Duration::from_secs(601)).await;
+    assert!(sources.is_empty());
+    tokio::time::sleep(Duration::from_secs(3 * 86_400)).await;
+    assert_eq!(fetched.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_somebody_holds_is_not_idle() {
+    let (sources, fetched) = sources();
+    let sources = sources.with_idle_timeout(Duration::from_secs(600));
+    let held = sources.get(&key("a")).unwrap();
+    held.token().await.unwrap();
+
+    tokio::time::sleep(Duration::from_secs(6_000)).await;
+    sources.get(&key("a")).unwrap().token().await.unwrap();
+    assert_eq!(fetched.load(Ordering::SeqCst), 1);
+
+    drop(held);
+    tokio::time::sleep(Duration::from_secs(1_201)).await;
+    assert!(sources.is_empty());
+}
+
+#[test]
+fn sources_outlive_the_runtime_that_dropped_what_was_idle() {
+    let (sources, _) = sources();
+    let sources = sources.with_idle_timeout(Duration::from_secs(600));
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap()
+    };
+    drop(sources.get(&key("before")).unwrap());
+    runtime().block_on(async { drop(sources.get(&key("a")).unwrap()) });
+
+    runtime().block_on(async {
+        drop(sources.get(&key("b")).unwrap());
+        tokio::time::sleep(Duration::from_secs(86_400)).await;
+    });
+
+    assert!(sources.is_empty(), "{sources:?}");
+}
+
+#[tokio::test]
+async fn shutdown_ends_all_sources_and_forgets_them() {
+    let (sources, _) = sources();
+    let (a, b) = (sources.get(&key("a")).unwrap(), sources.get(&key("b")).unwrap());
+    a.token().await.unwrap();
+
+    sources.shutdown().await.unwrap();
+
+    assert!(sources.is_empty());
+    assert_eq!(b.token().await.unwrap_err().kind(), ErrorKind::Shutdown);
+    assert_eq!(a.refresh().await.unwrap_err().kind(), ErrorKind::Shutdown);
+    assert!(sources.get(&key("a")).unwrap().token().await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_at_once_get_the_same_source() {
+    let (sources, fetched) = sources();
+
+    let calls = (0..200).map(|number| {
+        let sources = sources.clone();
+        tokio::spawn(async move {
+            sources.get(&key(["a", "b"][number % 2])).unwrap().token().await.unwrap()
+        })
+    });
+    futures_util::future::join_all(calls).await;
+
+    assert_eq!(fetched.load(Ordering::SeqCst), 2);
+}
