@@ -37,6 +37,9 @@
 //!   there. It wraps `http::Request<B>` services and `reqwest::Client` alike.
 //! - [`TokenError`]: why there is no token, whether trying again can help, and what to do.
 //!
+//! The [`guide`] tells more: concepts, recipes, what to do when something fails, and how to come
+//! from a mutex or from another SDK. [`telemetry`] lists what the crate tells of itself.
+//!
 //! # Features
 //!
 //! | feature | default | what it adds |
@@ -60,6 +63,8 @@
 mod clock;
 mod credentials;
 mod error;
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
 mod ims;
 mod middleware;
 #[cfg(feature = "mock")]

@@ -127,3 +127,26 @@ fn pure_files_read_no_clock_lock_nothing_spawn_nothing_and_log_nothing() {
         }
     }
 }
+
+/// The tests that a page names, as `file::test`, are there.
+fn names_tests(page: &str, least: usize) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join(page)).unwrap();
+    let named = text.split('`').skip(1).step_by(2).filter_map(|code| code.split_once("::"));
+    let named: Vec<_> =
+        named.filter(|(file, _)| root.join("tests").join(format!("{file}.rs")).exists()).collect();
+    assert!(named.len() >= least, "{page} names {} tests", named.len());
+    for (file, test) in named {
+        let code = fs::read_to_string(root.join("tests").join(format!("{file}.rs"))).unwrap();
+        let start = code
+            .find(&format!("fn {test}()"))
+            .unwrap_or_else(|| panic!("{page} names {file}::{test}, which is not there"));
+        let before = code[..start].trim_end().trim_end_matches("async").trim_end();
+        assert!(before.ends_with(']'), "{file}::{test} is no test");
+    }
+}
+
+#[test]
+fn the_readme_names_tests_that_are_there() {
+    names_tests("README.md", 20);
+}
