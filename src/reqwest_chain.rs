@@ -69,22 +69,26 @@ impl<R: Replay<Request> + 'static> Middleware for AdobeAuthMiddleware<R> {
                 let host = wait.host;
                 (wait.token().await.map_err(failed)?, host)
             }
-            Authorization::Insecure(error) => return Err(failed(error)),
+            // Out of its box, or no downcast finds it.
+            Authorization::Insecure(error) => return Err(failed(*error)),
         };
-        let spare = R::spare(&request);
+        // Now: what is inside may change the extensions, and the replay is this request once more.
+        let spare =
+            R::spare(&request).map(|spare| (spare, self.authorizer.wait(Some(extensions), host)));
         self.authorizer.sign(request.headers_mut(), &token);
         let response = next.clone().run(request, extensions).await?;
         if !refused(&response, &token, host) {
             return Ok(response);
         }
 
-        let Some(mut spare) = spare else { return Ok(response) };
-        let wait = self.authorizer.wait(Some(extensions), host);
+        let Some((mut spare, wait)) = spare else { return Ok(response) };
         // Whatever came of it: is there another token now?
         let _ = wait.clone().token().await;
         let Some(another) = wait.at_hand().filter(|another| !another.is(&token)) else {
             return Ok(response);
         };
+        // Its connection may be what the second try needs.
+        drop(response);
         self.authorizer.sign(spare.headers_mut(), &another);
         let mut response = next.run(spare, extensions).await?;
         refused(&response, &another, host);

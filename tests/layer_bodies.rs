@@ -118,8 +118,7 @@ async fn a_body_is_not_touched_while_its_request_waits_for_a_token() {
     });
     let (client, mut api) = mocked();
 
-    let _response =
-        tokio::spawn(client.oneshot(call(UnsyncBoxBody::new(StreamBody::new(frames)))));
+    let _response = tokio::spawn(client.oneshot(call(UnsyncBoxBody::new(StreamBody::new(frames)))));
     let (request, _reply) = api.next_request().await.unwrap();
 
     assert_eq!(polled.available_permits(), 0);
