@@ -5,6 +5,8 @@
 
 use std::{
     convert::Infallible,
+    fs,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -605,4 +607,28 @@ async fn an_endpoint_of_a_balancer_inside_that_is_not_ready_gets_no_request() {
     assert_eq!(bearer(&request), "token-2");
     reply.send_response(status(StatusCode::OK));
     assert_eq!(last.await.unwrap().unwrap().status(), StatusCode::OK);
+}
+
+// The page.
+
+#[test]
+fn every_test_that_the_page_on_the_order_of_layers_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/order-of-layers.md")).unwrap();
+    let mut tests = String::new();
+    for file in fs::read_dir(root.join("tests")).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            tests += &fs::read_to_string(path).unwrap();
+        }
+    }
+
+    // A sentence in snake case: no name of code has so many words.
+    let names = page.split('`').filter(|text| text.matches('_').count() >= 4);
+    let names: Vec<_> = names.filter(|text| !text.contains([' ', '\n'])).collect();
+
+    assert!(names.len() >= 30, "the names were not found: {names:?}");
+    for name in names {
+        assert!(tests.contains(&format!("fn {name}()")), "there is no test {name}");
+    }
 }
