@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper_util::{client::legacy::Client as HyperClient, rt::TokioExecutor};
@@ -134,17 +134,21 @@ fn bearer(request: &Req) -> &str {
     request.headers()["authorization"].to_str().unwrap().strip_prefix("Bearer ").unwrap()
 }
 
+/// No test waits for longer, by its own clock.
+const BOUND: Duration = Duration::from_secs(60 * 60);
+
 /// Sends a request in a task of its own.
 fn send<S>(service: &S, request: Req) -> JoinHandle<Result<Res, BoxError>>
 where
     S: Service<Req, Response = Res, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send,
 {
-    tokio::spawn(service.clone().oneshot(request))
+    let response = timeout(BOUND, service.clone().oneshot(request));
+    tokio::spawn(response.map(|response| response.expect("an answer in time")))
 }
 
 async fn next(api: &mut Handle<Req, Res>) -> (Req, SendResponse<Res>) {
-    api.next_request().await.unwrap()
+    timeout(BOUND, api.next_request()).await.expect("a request in time").unwrap()
 }
 
 /// Waits until all tasks wait for something.
@@ -323,7 +327,7 @@ async fn a_request_that_waits_for_its_replay_holds_no_place_of_a_limit_inside() 
     let refused = send(&client, get(FIREFLY));
     next(&mut api).await.1.send_response(status(StatusCode::UNAUTHORIZED));
     // Eight seconds without a token: the only place is free for somebody else.
-    let other = tokio::spawn(limited.oneshot(get(STORAGE)));
+    let other = send(&limited, get(STORAGE));
     let (request, reply) = timeout(SECOND, next(&mut api)).await.unwrap();
     assert_eq!(request.uri(), STORAGE);
     reply.send_response(status(StatusCode::OK));
@@ -524,7 +528,7 @@ async fn without_a_token_a_request_waits_for_one_before_it_is_shed_inside_the_la
         .service(limited.clone());
     let start = Instant::now();
 
-    let _busy = tokio::spawn(limited.oneshot(get(STORAGE)));
+    let _busy = send(&limited, get(STORAGE));
     let (_request, _reply) = next(&mut api).await;
     let shed = join_all((0..10).map(|_| send(&client, get(FIREFLY)))).await;
 
