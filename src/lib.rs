@@ -94,3 +94,8 @@ pub use self::{
 #[cfg(all(doctest, feature = "reqwest"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The examples of the page on the order of layers, compiled.
+#[cfg(all(doctest, feature = "reqwest-middleware"))]
+#[doc = include_str!("../docs/order-of-layers.md")]
+struct OrderOfLayers;

@@ -12,26 +12,55 @@ use crate::middleware::{
 
 /// [`AdobeAuthLayer`] as a middleware of the `reqwest-middleware` crate.
 ///
-/// It does what the layer does, with the same rules. Put it inside the retry middleware, that is:
-/// add it after, so that each attempt is authorized anew. A request's wishes
+/// It does what the layer does, with the same rules: 401 recovery with
+/// [`replay_unauthorized`](AdobeAuthLayer::replay_unauthorized) too. A body that is a stream cannot be
+/// sent again: such a request is sent once, and its 401 is the answer. A request's wishes
 /// ([`NoAuthorization`](crate::NoAuthorization), another [`TokenSource`](crate::TokenSource),
 /// [`AcquireTimeout`](crate::AcquireTimeout), [`MinLifetime`](crate::MinLifetime)) go into the
 /// extensions of its `RequestBuilder`.
 ///
+/// Dropping a request is safe at any moment: a token request that it waits for goes on for the
+/// others. While it waits, no middleware inside has been called yet, so that their limits are free.
+///
+/// # Order
+///
+/// What is added first is outermost. Tracing, retry, *this one*, then what belongs to one try:
+/// - `reqwest-retry` goes **before**: each attempt is then authorized anew. After it, the same token
+///   would be repeated, also one that the API has just refused.
+/// - Its default strategy takes every error of a middleware for final. One of your own can ask
+///   [`TokenError::is_transient`](crate::TokenError::is_transient), and leave a 401 alone that
+///   carries [`Replayed`]. It refuses bodies that are streams before anything is sent.
+/// - `reqwest-tracing` goes before the retry for one span a request, or after it for one an attempt.
+///   No span shows the token: what puts headers in spans sees a value that is marked sensitive.
+/// - The timeout of one try is reqwest's own (`ClientBuilder::timeout`); it does not cover the wait
+///   for a token. A total one is `tokio::time::timeout` around it all.
+///
 /// # Errors
 ///
 /// A [`TokenError`](crate::TokenError) or [`InsecureUri`](crate::InsecureUri) is found in
-/// [`reqwest_middleware::Error::Middleware`] by downcast.
+/// [`reqwest_middleware::Error::Middleware`] by downcast. `reqwest-retry` wraps it in its
+/// `RetryError`, which has to be opened first.
 ///
 /// # Example
 ///
 /// ```
-/// use tower_adobe_auth::{AdobeAuthLayer, AdobeAuthMiddleware, Credentials, TokenSource};
+/// use reqwest_middleware::ClientBuilder;
+/// use reqwest_retry::{RetryTransientMiddleware, policies::ExponentialBackoff};
+/// use reqwest_tracing::TracingMiddleware;
+/// use tower_adobe_auth::{
+///     AdobeAuthLayer, AdobeAuthMiddleware, BoxError, Credentials, TokenSource,
+/// };
 ///
-/// # fn main() -> Result<(), tower_adobe_auth::ConfigError> {
+/// # fn main() -> Result<(), BoxError> {
 /// let tokens = TokenSource::new(Credentials::new("client-id", "client-secret"))?;
-/// let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
-///     .with(AdobeAuthMiddleware::from(AdobeAuthLayer::new(tokens)))
+/// let layer = AdobeAuthLayer::new(tokens).replay_unauthorized();
+/// let policy = layer.allowed_hosts().redirect_policy();
+/// let backoff = ExponentialBackoff::builder().build_with_max_retries(3);
+///
+/// let client = ClientBuilder::new(reqwest::Client::builder().redirect(policy).build()?)
+///     .with(TracingMiddleware::default())
+///     .with(RetryTransientMiddleware::new_with_policy(backoff))
+///     .with(AdobeAuthMiddleware::from(layer))
 ///     .build();
 /// # Ok(())
 /// # }
@@ -69,22 +98,26 @@ impl<R: Replay<Request> + 'static> Middleware for AdobeAuthMiddleware<R> {
                 let host = wait.host;
                 (wait.token().await.map_err(failed)?, host)
             }
-            Authorization::Insecure(error) => return Err(failed(error)),
+            // Out of its box, or no downcast finds it.
+            Authorization::Insecure(error) => return Err(failed(*error)),
         };
-        let spare = R::spare(&request);
+        // Now: what is inside may change the extensions, and the replay is this request once more.
+        let spare =
+            R::spare(&request).map(|spare| (spare, self.authorizer.wait(Some(extensions), host)));
         self.authorizer.sign(request.headers_mut(), &token);
         let response = next.clone().run(request, extensions).await?;
         if !refused(&response, &token, host) {
             return Ok(response);
         }
 
-        let Some(mut spare) = spare else { return Ok(response) };
-        let wait = self.authorizer.wait(Some(extensions), host);
+        let Some((mut spare, wait)) = spare else { return Ok(response) };
         // Whatever came of it: is there another token now?
         let _ = wait.clone().token().await;
         let Some(another) = wait.at_hand().filter(|another| !another.is(&token)) else {
             return Ok(response);
         };
+        // Its connection may be what the second try needs.
+        drop(response);
         self.authorizer.sign(spare.headers_mut(), &another);
         let mut response = next.run(spare, extensions).await?;
         refused(&response, &another, host);
