@@ -6,8 +6,12 @@ use http::Extensions;
 use reqwest::{Request, Response};
 use reqwest_middleware::{Error, Middleware, Next, Result};
 
-use crate::middleware::{
-    AdobeAuthLayer, Authorization, Authorizer, NoReplay, Replay, Replayed, refused,
+use crate::{
+    middleware::{
+        AdobeAuthLayer, Authorization, Authorizer, NoReplay, Replay, Replayed, refused,
+        refused_again,
+    },
+    telemetry::Obtained,
 };
 
 /// [`AdobeAuthLayer`] as a middleware of the `reqwest-middleware` crate.
@@ -95,8 +99,10 @@ impl<R: Replay<Request> + 'static> Middleware for AdobeAuthMiddleware<R> {
             Authorization::NotOurs => return next.run(request, extensions).await,
             Authorization::Token(token, host) => (token, host),
             Authorization::Wait(wait) => {
-                let host = wait.host;
-                (wait.token().await.map_err(failed)?, host)
+                let token = wait.clone().token().await;
+                let token = token.inspect_err(|_| wait.count_failed()).map_err(failed)?;
+                wait.count_sent(&token, Obtained::Waited);
+                (token, wait.host)
             }
             // Out of its box, or no downcast finds it.
             Authorization::Insecure(error) => return Err(failed(*error)),
@@ -114,13 +120,15 @@ impl<R: Replay<Request> + 'static> Middleware for AdobeAuthMiddleware<R> {
         // Whatever came of it: is there another token now?
         let _ = wait.clone().token().await;
         let Some(another) = wait.at_hand().filter(|another| !another.is(&token)) else {
+            wait.count_no_new_token();
             return Ok(response);
         };
         // Its connection may be what the second try needs.
         drop(response);
         self.authorizer.sign(spare.headers_mut(), &another);
+        wait.count_sent(&another, Obtained::Replayed);
         let mut response = next.run(spare, extensions).await?;
-        refused(&response, &another, host);
+        refused_again(&response, &another, host);
         response.extensions_mut().insert(Replayed);
         Ok(response)
     }

@@ -269,6 +269,30 @@ async fn a_401_to_every_token_is_no_recovery() {
     assert!((1.0..=2.0).contains(&replaced), "{replaced}");
 }
 
+#[cfg(feature = "reqwest-middleware")]
+#[tokio::test]
+async fn the_middleware_of_reqwest_middleware_counts_as_the_layer_does() {
+    use tower_adobe_auth::{AdobeAuthMiddleware, mock::MockIms};
+
+    let ims = MockIms::start().await;
+    let tokens = counting_source("chain");
+    let layer = AdobeAuthLayer::new(tokens.clone()).allow_host("127.0.0.1").replay_unauthorized();
+    let client = reqwest_middleware::ClientBuilder::new(reqwest::Client::new())
+        .with(AdobeAuthMiddleware::from(layer))
+        .build();
+    ims.api_respond_next([200, 401, 200]);
+
+    for _ in 0..2 {
+        assert_eq!(client.get(ims.api_url()).send().await.unwrap().status(), StatusCode::OK);
+    }
+    client.get(ims.api_url().replace("127.0.0.1", "localhost")).send().await.unwrap();
+
+    let how = ["waited", "at_once", "replayed", "passed_through", "failed"];
+    assert_eq!(how.map(|how| requests("chain", how)), [1.0, 1.0, 1.0, 1.0, 0.0]);
+    let recovered = [("source", "chain"), ("outcome", "recovered")];
+    assert_eq!(value(telemetry::RECOVERIES, &recovered), Some(1.0));
+}
+
 /// The names between quotes that begin as ours do, without what Prometheus adds to a histogram.
 fn names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));

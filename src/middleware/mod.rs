@@ -31,5 +31,5 @@ pub use self::{
 #[cfg(feature = "reqwest-middleware")]
 pub(crate) use self::{
     authorizer::{Authorization, Authorizer},
-    reply::refused,
+    reply::{refused, refused_again},
 };
