@@ -289,7 +289,7 @@ async fn the_page_shows_an_outage_and_its_end_as_they_happen() {
         let error = page.sees("#last-error", |text| text != "none").await;
         assert!(error.contains("<b id=bold>down</b>: back soon"), "{error}");
         assert_eq!(page.run("return document.getElementById('bold')").await, Value::Null);
-        assert!(page.text("#failing").await.contains("failed since"));
+        assert!(page.text("#failing").await.contains("in a row, since "));
         page.try_prompt("a lighthouse").await;
         assert_eq!(page.text("#outcome").await, "The image is ready.");
 
