@@ -106,9 +106,11 @@
 
 mod answer;
 mod api;
+mod assertions;
 mod builder;
 mod clients;
 mod endpoints;
+mod gate;
 mod grant;
 mod mock_ims;
 mod reply;
@@ -121,5 +123,6 @@ mod tokens;
 
 pub use self::answer::Answer;
 pub use self::builder::MockImsBuilder;
+pub use self::gate::Gate;
 pub use self::mock_ims::MockIms;
 pub use self::token_request::TokenRequest;
