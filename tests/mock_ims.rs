@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::TcpStream;
+use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -341,9 +342,7 @@ async fn while_it_is_down_no_request_gets_through_and_the_api_stays_up() {
         ims.respond_next([Answer::hang()]);
         token_request(&client, &ims).timeout(Duration::from_secs(10)).send()
     });
-    while ims.token_requests() < 2 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    ims.wait_for_token_requests(2).await;
 
     ims.go_down();
 
@@ -567,4 +566,206 @@ async fn debug_shows_neither_secret_nor_token() {
     let ims = format!("{ims:?}");
     assert!(ims.contains("token_requests: 1"));
     assert!(!ims.contains("hush") && !ims.contains(signature));
+}
+
+#[tokio::test]
+async fn a_gate_holds_answers_until_it_is_released_or_dropped() {
+    let (ims, client) = (MockIms::start().await, client());
+    let send = || tokio::spawn(token_request(&client, &ims).send());
+
+    let gate = ims.hold();
+    let held = [send(), send()];
+    ims.wait_for_token_requests(2).await;
+
+    // Both have their tokens: it is the answers that wait.
+    assert_eq!(ims.tokens_issued(), 2);
+    assert!(held.iter().all(|held| !held.is_finished()));
+    gate.release();
+    for held in held {
+        assert_eq!(held.await.unwrap().unwrap().status(), 200);
+    }
+    token(&client, &ims).await;
+
+    let gate = ims.hold();
+    let held = send();
+    ims.wait_for_token_requests(4).await;
+    assert!(!held.is_finished());
+    drop(gate);
+    assert_eq!(held.await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn an_answer_waits_for_all_gates_that_stood_when_it_was_asked_for_and_for_no_later_one() {
+    let (ims, client) = (MockIms::start().await, client());
+    let send = || tokio::spawn(token_request(&client, &ims).send());
+    let one = ims.hold();
+    let first = send();
+    ims.wait_for_token_requests(1).await;
+    let another = ims.hold();
+    let second = send();
+    ims.wait_for_token_requests(2).await;
+
+    one.release();
+
+    assert_eq!(first.await.unwrap().unwrap().status(), 200);
+    assert!(!second.is_finished());
+    another.release();
+    assert_eq!(second.await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn an_outage_cuts_off_what_a_gate_holds() {
+    let (ims, client) = (MockIms::start().await, client());
+    let _gate = ims.hold();
+    let held = tokio::spawn(token_request(&client, &ims).send());
+    ims.wait_for_token_requests(1).await;
+
+    ims.go_down();
+
+    assert!(held.await.unwrap().unwrap_err().is_request());
+}
+
+#[tokio::test]
+async fn what_has_come_already_is_not_waited_for() {
+    let (ims, client) = (MockIms::start().await, client());
+
+    ims.wait_for_token_requests(0).await;
+    token(&client, &ims).await;
+    token(&client, &ims).await;
+
+    ims.wait_for_token_requests(1).await;
+    ims.wait_for_token_requests(2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_clock_does_not_end_the_wait_for_requests() {
+    let (ims, client) = (MockIms::start().await, client());
+    let slow = std::thread::spawn({
+        let request = token_request(&client, &ims);
+        move || {
+            std::thread::sleep(Duration::from_millis(50));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(request.send()).unwrap().status()
+        }
+    });
+
+    ims.wait_for_token_requests(1).await;
+
+    assert_eq!(slow.join().unwrap(), 200);
+}
+
+#[tokio::test]
+#[should_panic(
+    expected = "waited 10s for 2 token requests, but 1 came; asked at tests/mock_ims.rs:"
+)]
+async fn the_wait_for_requests_has_a_bound_and_says_how_many_came() {
+    let (ims, client) = (MockIms::start().await, client());
+    token(&client, &ims).await;
+
+    ims.wait_for_token_requests(2).await;
+}
+
+fn message(assertion: impl FnOnce()) -> String {
+    let failed = panic::catch_unwind(AssertUnwindSafe(assertion)).unwrap_err();
+    *failed.downcast().unwrap()
+}
+
+#[tokio::test]
+async fn a_wrong_count_of_token_requests_is_told_with_what_came() {
+    let (ims, client) = (MockIms::start().await, client());
+    ims.respond_next([Answer::normal(), Answer::unavailable()]);
+    ims.assert_token_requests(0);
+    token(&client, &ims).await;
+    token_request(&client, &ims).send().await.unwrap();
+    ims.assert_token_requests(2);
+
+    let message = message(|| ims.assert_token_requests(1));
+
+    let lines: Vec<_> = message.lines().collect();
+    assert_eq!(lines.len(), 3, "{message}");
+    let first = "expected 1 token request, but 2 came (1 token issued, 1 refused)";
+    assert_eq!(lines[0], first);
+    assert_eq!(lines[1], "  POST /ims/token/v3 by client-id, after 0ns");
+    assert!(lines[2].starts_with("  POST /ims/token/v3 by client-id, after "), "{message}");
+    assert!(!message.contains("client-secret"));
+}
+
+#[tokio::test]
+#[should_panic(expected = "expected 2 token requests, but 0 came (0 tokens issued, 0 refused)")]
+async fn too_few_token_requests_are_wrong_too() {
+    MockIms::start().await.assert_token_requests(2);
+}
+
+#[tokio::test]
+#[should_panic(expected = "1 of 2 token requests refused")]
+async fn a_refused_token_request_is_told() {
+    let (ims, client) = (MockIms::start().await, client());
+    token(&client, &ims).await;
+    ims.assert_no_refused_requests();
+    ims.respond_next([Answer::disconnect()]);
+    token_request(&client, &ims).send().await.unwrap_err();
+
+    ims.assert_no_refused_requests();
+}
+
+#[tokio::test]
+async fn requests_that_the_api_refused_are_told_with_what_was_wrong() {
+    let (ims, client) = (MockIms::start().await, client());
+    let token = token(&client, &ims).await;
+    assert_eq!(api_status(&client, &ims, &token).await, 200);
+    ims.api_respond_next([503]);
+    assert_eq!(api_status(&client, &ims, &token).await, 503);
+    ims.assert_no_unauthorized();
+    ims.api_respond_next([401]);
+    assert_eq!(api_status(&client, &ims, &token).await, 401);
+    assert_eq!(api_status(&client, &ims, "nonsense").await, 401);
+    let url = format!("{}/v3/images?key=hush", ims.api_url());
+    assert_eq!(client.post(url).send().await.unwrap().status(), 403);
+
+    let message = message(|| ims.assert_no_unauthorized());
+
+    assert_eq!(
+        message,
+        "3 of 5 API requests refused:
+  GET /v3/images: 401, 401013 Oauth token is not valid, as it was told to answer
+  GET /v3/images: 401, 401013 Oauth token is not valid
+  POST /v3/images: 403, 403010 Oauth token is missing; does the layer allow the host of this URL?"
+    );
+    assert_eq!((ims.api_unauthorized(), ims.api_forbidden()), (2, 1));
+}
+
+#[tokio::test]
+#[should_panic(expected = "expected 2 API requests, but 1 came")]
+async fn a_wrong_count_of_api_requests_is_told() {
+    let (ims, client) = (MockIms::start().await, client());
+    api_status(&client, &ims, "nonsense").await;
+    ims.assert_api_requests(1);
+
+    ims.assert_api_requests(2);
+}
+
+#[tokio::test]
+#[should_panic(expected = "never given: 1 queued answer of IMS, and 2 of the API")]
+async fn answers_that_nobody_asked_for_are_told() {
+    let (ims, client) = (MockIms::start().await, client());
+    ims.respond_next([Answer::normal(), Answer::unavailable()]);
+    ims.api_respond_next([401, 401]);
+    token(&client, &ims).await;
+
+    ims.assert_all_answers_given();
+}
+
+#[tokio::test]
+async fn answers_that_were_given_or_forgotten_are_not_missed() {
+    let (ims, client) = (MockIms::start().await, client());
+    ims.respond_next([Answer::normal()]);
+    token(&client, &ims).await;
+    ims.assert_all_answers_given();
+    ims.respond_next([Answer::normal()]);
+    ims.api_respond_next([401]);
+
+    ims.respond_normally();
+    ims.api_respond_normally();
+
+    ims.assert_all_answers_given();
 }

@@ -36,8 +36,7 @@ where
         None => judge(&head.headers, &state.tokens, scopes, state.check_api_key, now),
     };
     let status = verdict.status();
-    state.counts.api_requests += 1;
-    state.counts.api_unauthorized += usize::from(status == StatusCode::UNAUTHORIZED);
+    state.record_api(status, || in_words(&head, &verdict));
     match secrets {
         Some(route) if verdict == Verdict::Welcome => {
             return Ok(secrets::answer(&mut state.clients, &head.method, &route, now));
@@ -132,6 +131,18 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         (Some(value), None) => value.to_str().ok()?.strip_prefix("Bearer "),
         _ => None,
     }
+}
+
+/// A refusal, for those who read why their test fails.
+fn in_words(head: &request::Parts, verdict: &Verdict) -> String {
+    let (code, message) = verdict.code_and_message();
+    let hint = match verdict {
+        Verdict::Told(_) => ", as it was told to answer",
+        Verdict::TokenMissing => "; does the layer allow the host of this URL?",
+        _ => "",
+    };
+    let (method, path, status) = (&head.method, head.uri.path(), verdict.status().as_u16());
+    format!("{method} {path}: {status}, {code} {message}{hint}")
 }
 
 fn echo(status: StatusCode, head: &request::Parts, length: usize) -> Reply {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::clients::Clients;
+use super::gate::Gates;
 use super::mock_ims::MockIms;
 use super::script::Script;
 use super::state::{ApiScript, Counts, State, now_in_millis};
@@ -106,7 +107,9 @@ impl MockImsBuilder {
             check_api_key: self.check_api_key,
             tokens: Tokens::new(),
             script: Script::default(),
+            gates: Gates::default(),
             api_script: ApiScript::default(),
+            api_refusals: Vec::new(),
             counts: Counts::default(),
             requests: VecDeque::new(),
             times: VecDeque::new(),

@@ -47,7 +47,7 @@ where
 }
 
 /// The token endpoint. The request is judged, counted, and its token made on arrival; then the
-/// answer is held back for as long as it was told to be.
+/// answer is held back: by the gates that were closed then, and for as long as it was told to be.
 async fn token(
     shared: &Shared,
     endpoint: Endpoint,
@@ -56,7 +56,7 @@ async fn token(
     received_at: Instant,
 ) -> Result<Reply, Cut> {
     let request = TokenRequest::new(head, body.as_deref().unwrap_or_default(), received_at);
-    let (outcome, delay) = {
+    let (outcome, delay, held) = {
         let mut state = shared.lock();
         let answer = state.script.next();
         let delay = answer.delay;
@@ -65,8 +65,10 @@ async fn token(
             judged.and_then(|()| issue(state, endpoint, &request))
         });
         state.record(request);
-        (outcome, delay)
+        (outcome, delay, state.gates.passage())
     };
+    shared.announce_arrival();
+    held.open().await;
     if delay > Duration::ZERO {
         tokio::time::sleep(delay).await;
     }

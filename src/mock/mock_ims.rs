@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::answer::Answer;
 use super::builder::MockImsBuilder;
+use super::gate::Gate;
 use super::reply::final_status;
 use super::secrets;
 use super::server::Server;
@@ -22,8 +23,8 @@ use super::token_request::TokenRequest;
 pub struct MockIms {
     url: String,
     api_url: String,
-    shared: Arc<Shared>,
-    server: Server,
+    pub(super) shared: Arc<Shared>,
+    pub(super) server: Server,
 }
 
 /// Starting it, and where it is.
@@ -152,7 +153,14 @@ impl MockIms {
         self.shared.lock().requests.iter().cloned().collect()
     }
 
-    fn counts(&self) -> Counts {
+    /// How many requests the API has answered with 403: without a token, or without the fitting
+    /// `x-api-key`.
+    #[must_use]
+    pub fn api_forbidden(&self) -> usize {
+        self.counts().api_forbidden
+    }
+
+    pub(super) fn counts(&self) -> Counts {
         self.shared.lock().counts
     }
 }
@@ -168,6 +176,42 @@ impl MockIms {
     /// its request, not from the end of the delay.
     pub fn set_delay(&self, delay: Duration) {
         self.shared.lock().script.set_delay(delay);
+    }
+
+    /// Holds back every answer of the token endpoint until the gate is released or dropped, so that
+    /// a test can look at its service while a token request is under way.
+    ///
+    /// A request that arrives meanwhile is counted, judged and, if it deserves one, given its token
+    /// at once; only the answer waits. Its token lives from its arrival. Where there are several
+    /// gates, an answer waits for all that stood when its request arrived.
+    ///
+    /// ```
+    /// # #[cfg(not(feature = "reqwest"))] fn main() {}
+    /// # #[cfg(feature = "reqwest")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_adobe_auth::BoxError> {
+    /// # use tower_adobe_auth::{Credentials, Environment, TokenSource, mock::MockIms};
+    /// # let ims = MockIms::start().await;
+    /// # let tokens = TokenSource::builder(Credentials::new("client-id", "client-secret"))
+    /// #     .environment(Environment::custom(ims.url())?)
+    /// #     .build()?;
+    /// let gate = ims.hold();
+    /// let caller = tokio::spawn({
+    ///     let tokens = tokens.clone();
+    ///     async move { tokens.token().await }
+    /// });
+    /// ims.wait_for_token_requests(1).await;
+    ///
+    /// assert!(tokens.status().is_refreshing());
+    /// assert!(!caller.is_finished());
+    ///
+    /// gate.release();
+    /// caller.await??;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn hold(&self) -> Gate {
+        self.shared.lock().gates.close()
     }
 
     /// Gives this answer to every token request, until [`respond_normally`](Self::respond_normally).

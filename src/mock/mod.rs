@@ -6,19 +6,18 @@
 //! tokens. Nothing in the code under test is replaced: it runs as in production, with two other
 //! URLs.
 //!
+//! Adobe's own JavaScript packages take it for IMS: this crate's tests run two of them against it.
+//!
 //! # A first test
 //!
 //! ```
-//! # #[cfg(not(feature = "reqwest"))]
-//! # fn main() {}
-//! # #[cfg(feature = "reqwest")]
-//! use tower_adobe_auth::mock::MockIms;
-//! # #[cfg(feature = "reqwest")]
-//! use tower_adobe_auth::{Credentials, Environment, TokenSource};
-//!
+//! # #[cfg(not(feature = "reqwest"))] fn main() {}
 //! # #[cfg(feature = "reqwest")]
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn main() -> Result<(), tower_adobe_auth::BoxError> {
+//! use tower_adobe_auth::mock::MockIms;
+//! use tower_adobe_auth::{Credentials, Environment, TokenSource};
+//!
 //! let ims = MockIms::start().await;
 //! let tokens = TokenSource::builder(Credentials::new(MockIms::CLIENT_ID, MockIms::CLIENT_SECRET))
 //!     .environment(Environment::custom(ims.url())?)
@@ -27,15 +26,63 @@
 //! let (one, another) = tokio::join!(tokens.token(), tokens.token());
 //!
 //! assert_eq!(one?.expose_secret(), another?.expose_secret());
-//! assert_eq!(ims.token_requests(), 1);
+//! ims.assert_token_requests(1);
 //! # Ok(())
 //! # }
 //! ```
 //!
+//! # Testing a service
+//!
 //! A service that takes the URLs of IMS and of the API from its configuration is tested the same
-//! way: give it [`url`](MockIms::url) and [`api_url`](MockIms::api_url), allow the host `127.0.0.1`
-//! in the layer, and look at [`api_unauthorized`](MockIms::api_unauthorized) in the end. A layer
-//! that does not allow the host sends no token, and the API answers 403 with 403010.
+//! way: give it [`url`](MockIms::url) and [`api_url`](MockIms::api_url), and allow the host
+//! `127.0.0.1` in the layer. A layer that does not allow the host sends no token, and the API
+//! answers 403 with 403010.
+//!
+//! ```
+//! # #[cfg(not(feature = "reqwest"))] fn main() {}
+//! # #[cfg(feature = "reqwest")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower_adobe_auth::BoxError> {
+//! use tower::{Layer, ServiceExt};
+//! use tower_adobe_auth::mock::MockIms;
+//! use tower_adobe_auth::{AdobeAuthLayer, BoxError, Credentials, Environment, TokenSource};
+//!
+//! // The code under test.
+//! async fn models(ims: &str, api: &str) -> Result<u16, BoxError> {
+//!     let tokens = TokenSource::builder(Credentials::new("client-id", "client-secret"))
+//!         .environment(Environment::custom(ims)?)
+//!         .build()?;
+//!     let http = reqwest::Client::new();
+//!     let request = http.get(format!("{api}/v3/models")).build()?;
+//!     let client = AdobeAuthLayer::new(tokens).allow_host("127.0.0.1").layer(http);
+//!     Ok(client.oneshot(request).await?.status().as_u16())
+//! }
+//!
+//! let ims = MockIms::start().await;
+//!
+//! assert_eq!(models(ims.url(), ims.api_url()).await?, 200);
+//!
+//! ims.assert_token_requests(1);
+//! ims.assert_api_requests(1);
+//! ims.assert_no_unauthorized();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What to assert
+//!
+//! | that | assert |
+//! | --- | --- |
+//! | the service shares its token, and asks for no more than it needs | [`assert_token_requests`](MockIms::assert_token_requests) |
+//! | its credentials and scopes are right | [`assert_no_refused_requests`](MockIms::assert_no_refused_requests) |
+//! | each request had a living token and the right `x-api-key` | [`assert_no_unauthorized`](MockIms::assert_no_unauthorized) |
+//! | a request was sent, once | [`assert_api_requests`](MockIms::assert_api_requests) |
+//! | what was to go wrong did | [`assert_all_answers_given`](MockIms::assert_all_answers_given) |
+//!
+//! They say what came instead, such as `2 of 3 API requests refused:` and for each what was wrong
+//! with it. For all else there are the counts ([`token_requests`](MockIms::token_requests) and its
+//! neighbours) and the requests themselves: [`last_token_request`](MockIms::last_token_request),
+//! [`recorded_token_requests`](MockIms::recorded_token_requests).
 //!
 //! # Making things go wrong
 //!
@@ -45,11 +92,106 @@
 //! | IMS fails once, then throttles, then recovers | [`respond_next`](MockIms::respond_next)`([Answer::unavailable(), Answer::throttled(2)])` |
 //! | IMS cannot be reached | [`go_down`](MockIms::go_down), later [`come_back`](MockIms::come_back) |
 //! | IMS is slow, or never answers | [`set_delay`](MockIms::set_delay), [`Answer::hang()`] |
+//! | a token request is under way | [`hold`](MockIms::hold), later [`release`](Gate::release) |
 //! | something else answers in its place | [`Answer::raw`]`(200, "text/html", "<html>…")` |
 //! | tokens expire under load | [`set_token_lifetime`](MockIms::set_token_lifetime) to a second or less |
 //! | a token is revoked | [`revoke`](MockIms::revoke), [`revoke_all`](MockIms::revoke_all) |
 //! | the client's secret is rotated | [`set_secrets`](MockIms::set_secrets), or the [Console's API](#what-the-console-answers) |
 //! | the API refuses a good token, once or for ever | [`api_respond_next`](MockIms::api_respond_next)`([401])`, [`api_respond_with`](MockIms::api_respond_with)`(401)` |
+//!
+//! Answers that are queued come first, one for each request, then the standing one, and without
+//! either IMS judges the request. A source that is told to try again does so by itself:
+//!
+//! ```
+//! # #[cfg(not(feature = "reqwest"))] fn main() {}
+//! # #[cfg(feature = "reqwest")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower_adobe_auth::BoxError> {
+//! # use std::time::Duration;
+//! # use tower_adobe_auth::{Credentials, Environment, TokenSource};
+//! use tower_adobe_auth::mock::{Answer, MockIms};
+//!
+//! # let ims = MockIms::start().await;
+//! # let tokens = TokenSource::builder(Credentials::new("client-id", "client-secret"))
+//! #     .environment(Environment::custom(ims.url())?)
+//! #     .backoff_cap(Duration::from_millis(10))
+//! #     .build()?;
+//! ims.respond_next([Answer::unavailable(), Answer::disconnect()]);
+//!
+//! tokens.token().await?;
+//!
+//! ims.assert_token_requests(3);
+//! ims.assert_all_answers_given();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # While a token request is under way
+//!
+//! No test has to sleep and hope. [`wait_for_token_requests`](MockIms::wait_for_token_requests)
+//! ends when they have come, or fails after ten seconds, and [`hold`](MockIms::hold) keeps their
+//! answers back until the test has seen what it wanted. Here a token is renewed, and nobody waits
+//! for that:
+//!
+//! ```
+//! # #[cfg(not(feature = "reqwest"))] fn main() {}
+//! # #[cfg(feature = "reqwest")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower_adobe_auth::BoxError> {
+//! # use std::time::Duration;
+//! # use tower_adobe_auth::{Credentials, Environment, TokenSource, mock::MockIms};
+//! # let ims = MockIms::start().await;
+//! # let tokens = TokenSource::builder(Credentials::new("client-id", "client-secret"))
+//! #     .environment(Environment::custom(ims.url())?)
+//! #     .refresh_at(0.02)
+//! #     .build()?;
+//! ims.set_token_lifetime(Duration::from_secs(20));
+//! let old = tokens.token().await?;
+//!
+//! let gate = ims.hold();
+//! ims.wait_for_token_requests(2).await;
+//! assert!(tokens.status().is_refreshing());
+//! assert_eq!(tokens.token().await?.expose_secret(), old.expose_secret());
+//!
+//! gate.release();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # When a token is revoked
+//!
+//! The API refuses a [revoked](MockIms::revoke_all) token from the next request on. The layer
+//! notices by the 401, and replaces the token; the request itself is sent again only by a layer
+//! that was told to:
+//!
+//! ```
+//! # #[cfg(not(feature = "reqwest"))] fn main() {}
+//! # #[cfg(feature = "reqwest")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower_adobe_auth::BoxError> {
+//! # use tower::{Layer, ServiceExt};
+//! # use tower_adobe_auth::{AdobeAuthLayer, Credentials, Environment, TokenSource, mock::MockIms};
+//! # let ims = MockIms::start().await;
+//! # let tokens = TokenSource::builder(Credentials::new("client-id", "client-secret"))
+//! #     .environment(Environment::custom(ims.url())?)
+//! #     .build()?;
+//! # let http = reqwest::Client::new();
+//! # let request = || http.get(ims.api_url()).build();
+//! # tokens.token().await?;
+//! let layer = AdobeAuthLayer::new(tokens).allow_host("127.0.0.1").replay_unauthorized();
+//! ims.revoke_all();
+//!
+//! let response = layer.layer(http.clone()).oneshot(request()?).await?;
+//!
+//! assert_eq!(response.status(), 200);
+//! assert_eq!(ims.api_unauthorized(), 1);
+//! ims.assert_api_requests(2);
+//! ims.assert_token_requests(2);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A revocation that a new token does not mend is [`api_respond_with`](MockIms::api_respond_with)`(401)`.
 //!
 //! # After an outage
 //!
@@ -97,18 +239,78 @@
 //! A new secret is accepted at once, and a deleted one refused. Tokens that were issued for it live
 //! on.
 //!
-//! # Clocks
+//! A new secret is made by whoever has a token with those scopes:
 //!
-//! The mock lives by the real clock, on a thread of its own. Under a paused clock (tokio's
-//! `start_paused`) the runtime of the test takes a wait for its answer for idleness and moves on to
-//! the next timer at once: a timeout then fires before the answer is there. With short
-//! [lifetimes](MockIms::set_token_lifetime), tests on the real clock are quick as well.
+//! ```
+//! # #[cfg(not(feature = "reqwest"))] fn main() {}
+//! # #[cfg(feature = "reqwest")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower_adobe_auth::BoxError> {
+//! # use tower_adobe_auth::{Credentials, Environment, TokenSource, mock::MockIms};
+//! # let ims = MockIms::start().await;
+//! let scopes = "AdobeID, openid, read_organizations, additional_info.projectedProductContext, \
+//!     additional_info.roles, adobeio_api, read_client_secret, manage_client_secrets";
+//! let credentials = Credentials::new(MockIms::CLIENT_ID, MockIms::CLIENT_SECRET);
+//! let tokens = TokenSource::builder(credentials.with_scopes(scopes))
+//!     .environment(Environment::custom(ims.url())?)
+//!     .build()?;
+//!
+//! let created = reqwest::Client::new()
+//!     .post(ims.secrets_url(MockIms::CLIENT_ID))
+//!     .bearer_auth(tokens.token().await?.expose_secret())
+//!     .header("x-api-key", MockIms::CLIENT_ID)
+//!     .send()
+//!     .await?;
+//!
+//! assert_eq!(created.status(), 201);
+//! let created: serde_json::Value = serde_json::from_slice(&created.bytes().await?)?;
+//! assert_eq!(ims.secrets(MockIms::CLIENT_ID)[1], created["client_secret"]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Time
+//!
+//! The mock lives by the real clock, on a thread of its own. To see tokens end, let them be short:
+//! a [lifetime](MockIms::set_token_lifetime) of a second is kept to the millisecond, and the source
+//! scales its margins with it.
+//!
+//! ```
+//! # #[cfg(not(feature = "reqwest"))] fn main() {}
+//! # #[cfg(feature = "reqwest")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower_adobe_auth::BoxError> {
+//! # use std::time::{Duration, SystemTime};
+//! # use tower_adobe_auth::{Credentials, Environment, TokenSource};
+//! # use tower_adobe_auth::mock::MockIms;
+//! let ims = MockIms::builder().token_lifetime(Duration::from_millis(500)).start().await;
+//! # let tokens = TokenSource::builder(Credentials::new("client-id", "client-secret"))
+//! #     .environment(Environment::custom(ims.url())?)
+//! #     .build()?;
+//! let first = tokens.token().await?;
+//!
+//! let left = first.expires_at().duration_since(SystemTime::now()).unwrap_or_default();
+//! tokio::time::sleep(left).await;
+//!
+//! assert_ne!(tokens.token().await?.expose_secret(), first.expose_secret());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A paused clock (tokio's `start_paused`) does not reach the mock: the runtime of the test takes a
+//! wait for its answer for idleness and moves on to the next timer at once, so that a timeout fires
+//! before the answer is there. Only [`wait_for_token_requests`](MockIms::wait_for_token_requests)
+//! takes its time from the mock. A source whose wall clock is to jump takes one of yours, by
+//! [`wall_clock`](crate::TokenSourceBuilder::wall_clock); what the mock calls valid does not jump
+//! with it.
 
 mod answer;
 mod api;
+mod assertions;
 mod builder;
 mod clients;
 mod endpoints;
+mod gate;
 mod grant;
 mod mock_ims;
 mod reply;
@@ -121,5 +323,6 @@ mod tokens;
 
 pub use self::answer::Answer;
 pub use self::builder::MockImsBuilder;
+pub use self::gate::Gate;
 pub use self::mock_ims::MockIms;
 pub use self::token_request::TokenRequest;

@@ -27,6 +27,11 @@ impl Script {
         self.standing = None;
     }
 
+    /// How many queued answers are still to be given.
+    pub(super) fn waiting(&self) -> usize {
+        self.queued.len()
+    }
+
     pub(super) fn set_delay(&mut self, delay: Duration) {
         self.delay = delay;
     }

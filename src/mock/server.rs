@@ -10,7 +10,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::runtime;
+use tokio::runtime::{self, Handle};
 use tokio::sync::{oneshot, watch};
 
 use super::reply::Cut;
@@ -25,6 +25,8 @@ const BACKLOG: u32 = 1_024;
 pub(super) struct Server {
     pub(super) ims: SocketAddr,
     pub(super) api: SocketAddr,
+    /// The runtime of the servers: its clock runs whatever the test does to its own.
+    pub(super) runtime: Handle,
     link: watch::Sender<Link>,
     // Held, not used: that it is dropped is the signal to stop.
     stop: Option<oneshot::Sender<()>>,
@@ -47,8 +49,8 @@ impl Server {
         let thread = thread::Builder::new()
             .name("mock-ims".to_owned())
             .spawn(move || run(shared, watched, stopped, &ready))?;
-        let (ims, api) = started.recv().map_err(io::Error::other)??;
-        Ok(Self { ims, api, link, stop: Some(stop), thread: Some(thread) })
+        let (ims, api, runtime) = started.recv().map_err(io::Error::other)??;
+        Ok(Self { ims, api, runtime, link, stop: Some(stop), thread: Some(thread) })
     }
 
     pub(super) fn go_down(&self) {
@@ -73,14 +75,14 @@ impl Drop for Server {
     }
 }
 
-/// The addresses of IMS and of the API.
-type Addresses = (SocketAddr, SocketAddr);
+/// The addresses of IMS and of the API, and the runtime that serves them.
+type Started = (SocketAddr, SocketAddr, Handle);
 
 fn run(
     shared: Arc<Shared>,
     link: watch::Receiver<Link>,
     stopped: oneshot::Receiver<()>,
-    ready: &mpsc::Sender<io::Result<Addresses>>,
+    ready: &mpsc::Sender<io::Result<Started>>,
 ) {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -91,8 +93,9 @@ fn run(
             Ok(listeners) => listeners,
             Err(error) => return drop(ready.send(Err(error))),
         };
-        let addresses = ims.local_addr().and_then(|ims| Ok((ims, api.local_addr()?)));
-        if ready.send(addresses).is_err() {
+        let started =
+            ims.local_addr().and_then(|ims| Ok((ims, api.local_addr()?, Handle::current())));
+        if ready.send(started).is_err() {
             return;
         }
         tokio::select! {

@@ -5,8 +5,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
+use tokio::sync::watch;
 
 use super::clients::Clients;
+use super::gate::Gates;
 use super::script::Script;
 use super::token_request::TokenRequest;
 use super::tokens::Tokens;
@@ -17,8 +19,15 @@ pub(super) const KEPT_REQUESTS: usize = 1_000;
 /// How many token requests are kept by their time.
 pub(super) const KEPT_TIMES: usize = 100_000;
 
+/// How many refusals of the API are kept: the first, which tell most.
+const KEPT_REFUSALS: usize = 10;
+
 /// The state of IMS and of the API, behind one lock that is never held across an `.await`.
-pub(super) struct Shared(Mutex<State>);
+pub(super) struct Shared {
+    state: Mutex<State>,
+    // Touched after each token request was recorded.
+    arrivals: watch::Sender<()>,
+}
 
 pub(super) struct State {
     pub(super) clients: Clients,
@@ -27,7 +36,10 @@ pub(super) struct State {
     pub(super) check_api_key: bool,
     pub(super) tokens: Tokens,
     pub(super) script: Script,
+    pub(super) gates: Gates,
     pub(super) api_script: ApiScript,
+    // Each in words, for the messages of assertions.
+    pub(super) api_refusals: Vec<String>,
     pub(super) counts: Counts,
     pub(super) requests: VecDeque<TokenRequest>,
     pub(super) times: VecDeque<Instant>,
@@ -48,16 +60,32 @@ pub(super) struct Counts {
     pub(super) refused_connections: usize,
     pub(super) api_requests: usize,
     pub(super) api_unauthorized: usize,
+    pub(super) api_forbidden: usize,
 }
 
 impl Shared {
     pub(super) fn new(state: State) -> Self {
-        Self(Mutex::new(state))
+        Self { state: Mutex::new(state), arrivals: watch::Sender::new(()) }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is a single step, so what a panic leaves behind is sound.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells those who wait that a token request was recorded.
+    pub(super) fn announce_arrival(&self) {
+        self.arrivals.send_replace(());
+    }
+
+    /// Ends when this many token requests have come.
+    pub(super) async fn token_requests_come(&self, expected: usize) {
+        // Before the first look at the count, so that none goes unnoticed after it.
+        let mut arrivals = self.arrivals.subscribe();
+        while self.lock().counts.token_requests < expected {
+            // The sender is in `self`, so it cannot be gone.
+            let _ = arrivals.changed().await;
+        }
     }
 }
 
@@ -73,6 +101,20 @@ impl State {
             self.requests.pop_front();
         }
         self.requests.push_back(request);
+    }
+
+    /// Counts an answer of the API. `refusal` says in words what it was, and is asked for only if
+    /// it is kept.
+    pub(super) fn record_api(&mut self, status: StatusCode, refusal: impl FnOnce() -> String) {
+        self.counts.api_requests += 1;
+        match status {
+            StatusCode::UNAUTHORIZED => self.counts.api_unauthorized += 1,
+            StatusCode::FORBIDDEN => self.counts.api_forbidden += 1,
+            _ => return,
+        }
+        if self.api_refusals.len() < KEPT_REFUSALS {
+            self.api_refusals.push(refusal());
+        }
     }
 }
 
