@@ -505,6 +505,7 @@ async fn other_failures(walk: &mut Walk) {
 fn mock(walk: &mut Walk, ims: &MockIms) {
     walk.show("MockIms", ims);
     walk.show("MockImsBuilder", &MockIms::builder().client("id", SECRET));
+    walk.show("Gate", &ims.hold());
     let requests = ims.recorded_token_requests();
     assert!(requests.iter().any(|request| request.form("client_secret") == Some(SECRET)));
     walk.show("TokenRequest", &requests);
