@@ -167,16 +167,20 @@ impl<B> Service<Request<B>> for Any {
     }
 }
 
-/// Whether `S` takes `Req`, found out without failing to compile where it does not: the constant of
+/// Whether `S` takes `Req`, found out without failing to compile where it does not: the function of
 /// the type itself goes before that of the trait, where its bound holds.
 struct Takes<S, Req>(PhantomData<(S, Req)>);
 
 impl<S: Service<Req>, Req> Takes<S, Req> {
-    const IT: bool = true;
+    fn it() -> bool {
+        true
+    }
 }
 
 trait Otherwise {
-    const IT: bool = false;
+    fn it() -> bool {
+        false
+    }
 }
 
 impl<S, Req> Otherwise for Takes<S, Req> {}
@@ -186,10 +190,10 @@ fn only_replay_asks_for_a_body_that_can_be_cloned() {
     type Plain = AdobeAuth<Any, NoReplay>;
     type Replaying = AdobeAuth<Any, ReplayUnauthorized>;
 
-    assert!(Takes::<Plain, Request<Body>>::IT);
-    assert!(Takes::<Plain, Request<Full<Bytes>>>::IT);
-    assert!(Takes::<Replaying, Request<Full<Bytes>>>::IT);
-    assert!(!Takes::<Replaying, Request<Body>>::IT);
+    assert!(Takes::<Plain, Request<Body>>::it());
+    assert!(Takes::<Plain, Request<Full<Bytes>>>::it());
+    assert!(Takes::<Replaying, Request<Full<Bytes>>>::it());
+    assert!(!Takes::<Replaying, Request<Body>>::it());
 }
 
 #[test]
