@@ -210,31 +210,37 @@ impl Browser {
 
 /// chromedriver and its address; `None`, said aloud, where there is none.
 async fn start_driver() -> Option<(Child, String)> {
-    let mut command = Command::new("chromedriver");
-    command.arg("--port=0").stdout(Stdio::piped()).kill_on_drop(true);
-    let mut driver = match command.spawn() {
-        Ok(driver) => driver,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let required = env::var_os("REQUIRE_CHROMIUM").is_some_and(|value| value == "1");
-            assert!(!required, "chromedriver is not to be found");
-            eprintln!("SKIPPED: chromedriver is not to be found");
-            return None;
-        }
-        Err(error) => panic!("{error}"),
-    };
-    let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-    let port = timeout(PATIENCE, async {
-        loop {
-            let line = lines.next_line().await.unwrap().expect("chromedriver starts");
-            if let Some((_, port)) = line.split_once("successfully on port ") {
-                return port.trim_end_matches('.').to_owned();
+    // It draws a port for IPv4 and then binds the same for IPv6, which may be taken: two drivers that
+    // start at the same time meet there, and one of them ends at once.
+    for _ in 0..10 {
+        let mut command = Command::new("chromedriver");
+        command.arg("--port=0").stdout(Stdio::piped()).kill_on_drop(true);
+        let mut driver = match command.spawn() {
+            Ok(driver) => driver,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let required = env::var_os("REQUIRE_CHROMIUM").is_some_and(|value| value == "1");
+                assert!(!required, "chromedriver is not to be found");
+                eprintln!("SKIPPED: chromedriver is not to be found");
+                return None;
             }
+            Err(error) => panic!("{error}"),
+        };
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let port = timeout(PATIENCE, async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if let Some((_, port)) = line.split_once("successfully on port ") {
+                    return Some(port.trim_end_matches('.').to_owned());
+                }
+            }
+            None
+        });
+        if let Some(port) = port.await.unwrap() {
+            // What else it says must not fill the pipe.
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return Some((driver, format!("http://127.0.0.1:{port}")));
         }
-    });
-    let port = port.await.unwrap();
-    // What else it says must not fill the pipe.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    Some((driver, format!("http://127.0.0.1:{port}")))
+    }
+    panic!("chromedriver does not start");
 }
 
 #[tokio::test]
