@@ -1,6 +1,6 @@
 //! The example `axum_gateway`, asked over HTTP as its callers do.
 
-#![cfg(feature = "reqwest")]
+#![cfg(all(feature = "reqwest", feature = "metrics"))]
 #![allow(clippy::unwrap_used)]
 
 #[path = "../examples/axum_gateway/firefly.rs"]

@@ -2,7 +2,7 @@
 //!
 //! Without chromedriver the tests say that they were skipped, unless `REQUIRE_CHROMIUM=1` is set.
 
-#![cfg(feature = "reqwest")]
+#![cfg(all(feature = "reqwest", feature = "metrics"))]
 #![allow(clippy::unwrap_used)]
 
 #[path = "../examples/axum_gateway/firefly.rs"]

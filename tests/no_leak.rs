@@ -25,7 +25,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_adobe_auth::{
     AccessToken, AcquireTimeout, AdobeAuthLayer, BoxError, Credentials, Environment, ErrorKind,
     FileCredentials, ImsClient, InsecureUri, MinLifetime, NoAuthorization, NoReplay,
-    ReplayUnauthorized, Replayed, TokenError, TokenResponse, TokenSource,
+    ReplayUnauthorized, Replayed, TokenError, TokenResponse, TokenSource, TokenSources,
     mock::{Answer, MockIms},
 };
 use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
@@ -503,6 +503,10 @@ async fn other_failures(walk: &mut Walk) {
 }
 
 fn mock(walk: &mut Walk, ims: &MockIms) {
+    let sources =
+        TokenSources::new(|key: &String| TokenSource::new(Credentials::new("id", key.as_str())));
+    sources.get(&SECRET.to_owned()).unwrap();
+    walk.show("TokenSources", &sources);
     walk.show("MockIms", ims);
     walk.show("MockImsBuilder", &MockIms::builder().client("id", SECRET));
     walk.show("Gate", &ims.hold());

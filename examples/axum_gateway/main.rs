@@ -4,8 +4,8 @@
 //! It needs no set-up: IMS is played by `MockIms`, Firefly by `mock_firefly`, both on loopback.
 //!
 //! ```sh
-//! cargo run --example axum_gateway             # a demonstration, over HTTP, that checks itself
-//! cargo run --example axum_gateway -- --serve  # stays, at http://127.0.0.1:8080 or at $PORT
+//! cargo run --example axum_gateway --features metrics             # a demonstration, over HTTP, that checks itself
+//! cargo run --example axum_gateway --features metrics -- --serve  # stays, at http://127.0.0.1:8080 or at $PORT
 //! ```
 //!
 //! | route | answers |
