@@ -115,7 +115,7 @@ pub(crate) trait Origin: Send + Sync {
 
 /// Stands for the host that a request goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HostKey(pub(crate) u64);
+pub struct HostKey(pub(crate) u64);
 
 struct Inner {
     origin: Weak<dyn Origin>,

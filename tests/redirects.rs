@@ -22,7 +22,7 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper_util::{client::legacy::Client as HyperClient, rt::TokioExecutor};
 use tower::{Layer, ServiceBuilder, ServiceExt};
-use tower_adobe_auth::{AdobeAuthLayer, AllowedHosts, TokenResponse, TokenSource};
+use tower_adobe_auth::{AdobeAuthLayer, AllowedHosts, TokenResponse, TokenSource, mock::MockIms};
 use tower_http::follow_redirect::FollowRedirectLayer;
 
 const OURS: [&str; 3] = ["authorization", "x-api-key", "x-gw-ims-org-id"];
@@ -259,4 +259,25 @@ async fn without_our_policy_reqwest_shows_the_api_key_and_the_organization_to_an
 
     assert_eq!(response.status(), StatusCode::OK);
     other.assert_seen(&[("localhost", [None, Some("my-id"), Some("my@AdobeOrg")])]);
+}
+
+#[tokio::test]
+async fn without_our_policy_a_401_from_where_a_redirect_led_says_nothing_about_the_token() {
+    let (adobe, other) = (Server::start().await, MockIms::start().await);
+    other.api_respond_with(401);
+    let tokens = TokenSource::from_fetcher(|| async {
+        Ok(TokenResponse::new("a-token", Duration::from_secs(86_400)))
+    });
+    let layer = AdobeAuthLayer::new(tokens.clone()).allow_host("127.0.0.1").replay_unauthorized();
+
+    let foreign = other.api_url().replace("127.0.0.1", "localhost");
+    let url = redirect(&adobe.allowed(), &foreign);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let request = client.get(&url).build().unwrap();
+    let response = layer.layer(client).oneshot(request).await.unwrap();
+    let token = tokens.token().await.unwrap();
+
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(token.generation(), 1);
+    assert_eq!(other.api_requests(), 1);
 }

@@ -85,6 +85,14 @@ impl<'a> Place<'a> {
     }
 }
 
+#[cfg(feature = "reqwest")]
+impl Place<'_> {
+    /// Whether this is a place at that host.
+    pub(super) fn is_at(self, at: HostKey) -> bool {
+        self.host().is_some_and(|host| key(host) == at)
+    }
+}
+
 /// The host and the port that an authority names, if that is all it names beside its userinfo:
 /// `[::1].evil.com` is no host, and 99999 no port.
 fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {

@@ -2,6 +2,8 @@
 
 use http::{Extensions, HeaderMap, StatusCode, header::WWW_AUTHENTICATE};
 
+#[cfg(feature = "reqwest")]
+use super::place::{Place, Scheme};
 use crate::{
     telemetry::Recovery,
     token::{AccessToken, HostKey},
@@ -12,12 +14,18 @@ use crate::{
 pub trait Reply: sealed::Sealed {}
 
 pub(crate) mod sealed {
-    use super::{Extensions, HeaderMap, StatusCode};
+    use super::{Extensions, HeaderMap, HostKey, StatusCode};
 
     pub trait Sealed {
         fn status(&self) -> StatusCode;
         fn headers(&self) -> &HeaderMap;
         fn extensions_mut(&mut self) -> &mut Extensions;
+
+        /// Whether `host`, which the request was sent to, may have answered: a redirect that was
+        /// followed inside of the layer can lead to another one.
+        fn is_from(&self, _host: HostKey) -> bool {
+            true
+        }
     }
 }
 
@@ -53,6 +61,11 @@ impl sealed::Sealed for reqwest::Response {
     fn extensions_mut(&mut self) -> &mut Extensions {
         Self::extensions_mut(self)
     }
+
+    fn is_from(&self, host: HostKey) -> bool {
+        let url = self.url();
+        Place { scheme: Scheme::of(url.scheme()), authority: url.authority() }.is_at(host)
+    }
 }
 
 /// Whether the API at `host` says that the token is bad. Tells the token's source.
@@ -60,7 +73,8 @@ impl sealed::Sealed for reqwest::Response {
 /// The status decides: the bodies come in several shapes. Only a challenge that names the scope
 /// says that the token is good, but not enough (RFC 6750 §3.1).
 pub(crate) fn refused<R: Reply>(response: &R, token: &AccessToken, host: HostKey) -> bool {
-    let refused = is_unauthorized(response) && !lacks_scope(response.headers());
+    let refused =
+        is_unauthorized(response) && response.is_from(host) && !lacks_scope(response.headers());
     if refused {
         token.refused_by(host);
     }
