@@ -99,8 +99,9 @@ impl<R: Replay<Request> + 'static> Middleware for AdobeAuthMiddleware<R> {
             Authorization::NotOurs => return next.run(request, extensions).await,
             Authorization::Token(token, host) => (token, host),
             Authorization::Wait(wait) => {
-                let token = wait.clone().token().await;
-                let token = token.inspect_err(|_| wait.count_failed()).map_err(failed)?;
+                let unsent = wait.unsent();
+                let token = wait.clone().token().await.map_err(failed)?;
+                unsent.sent();
                 wait.count_sent(&token, Obtained::Waited);
                 (token, wait.host)
             }

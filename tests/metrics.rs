@@ -184,6 +184,114 @@ async fn expiry_is_brought_up_to_date_once_a_minute_without_traffic() {
     assert!((540.0..=615.0).contains(&(before - after)), "{before} to {after}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn expiry_falls_to_zero_while_the_renewal_is_refused() {
+    LazyLock::force(&RECORDER);
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let fetch = move || {
+        let first = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        async move {
+            match first {
+                true => Ok(TokenResponse::new("a-token", Duration::from_secs(3_600))),
+                false => Err(TokenError::permanent("no")),
+            }
+        }
+    };
+    let tokens = TokenSource::builder_from_fetcher(fetch).name("ending").build().unwrap();
+    let expiry = || value(telemetry::EXPIRY, &[("source", "ending")]).unwrap();
+    tokens.token().await.unwrap();
+
+    tokio::time::sleep(Duration::from_secs(3_540)).await;
+    let last_minutes = expiry();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+
+    assert!(tokens.status().last_error().is_some());
+    assert!((1.0..=125.0).contains(&last_minutes), "{last_minutes}");
+    assert_eq!(expiry(), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expiry_is_zero_when_the_last_handle_is_dropped_while_a_flight_lands() {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+    LazyLock::force(&RECORDER);
+    for round in 0..500 {
+        let landing = Arc::new(AtomicBool::new(false));
+        let alive = Arc::new(());
+        let (lands, lives) = (Arc::clone(&landing), Arc::clone(&alive));
+        let fetch = move || {
+            let (lands, lives) = (Arc::clone(&lands), Arc::clone(&lives));
+            async move {
+                let _lives = lives;
+                lands.store(true, Ordering::SeqCst);
+                Ok(TokenResponse::new("a-token", Duration::from_secs(3_600)))
+            }
+        };
+        let tokens = TokenSource::builder_from_fetcher(fetch).name("dropped").build().unwrap();
+        let _ = tokens.try_token();
+        while !landing.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..round {
+            std::hint::spin_loop();
+        }
+        drop(tokens);
+        // The fetcher lives as long as the source's work.
+        while Arc::strong_count(&alive) > 1 {
+            tokio::task::yield_now().await;
+        }
+
+        assert_eq!(value(telemetry::EXPIRY, &[("source", "dropped")]), Some(0.0), "{round}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_given_up_while_it_waits_is_counted_as_failed() {
+    LazyLock::force(&RECORDER);
+    let fetch = || std::future::pending();
+    let tokens = TokenSource::builder_from_fetcher(fetch).name("given-up").build().unwrap();
+    let client = AdobeAuthLayer::new(tokens).replay_unauthorized().layer(api(|_| StatusCode::OK));
+    let waiters = || value(telemetry::WAITERS, &[("source", "given-up")]).unwrap();
+
+    let mut call = tokio_test::task::spawn(Box::pin(client.oneshot(request(FIREFLY))));
+    assert!(call.poll().is_pending());
+    assert_eq!((requests("given-up", "failed"), waiters()), (0.0, 1.0));
+    drop(call);
+
+    assert_eq!((requests("given-up", "failed"), waiters()), (1.0, 0.0));
+}
+
+#[tokio::test]
+async fn a_request_whose_service_fails_after_the_wait_is_counted_once() {
+    #[derive(Clone)]
+    struct Broken;
+    impl Service<Request<()>> for Broken {
+        type Response = Response<()>;
+        type Error = BoxError;
+        type Future = std::future::Pending<Result<Response<()>, BoxError>>;
+
+        fn poll_ready(
+            &mut self,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), BoxError>> {
+            std::task::Poll::Ready(Err("broken".into()))
+        }
+
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            unreachable!("it is never ready")
+        }
+    }
+    let tokens = source("broken", Duration::from_secs(3_600));
+
+    let error = AdobeAuthLayer::new(tokens).layer(Broken).call(request(FIREFLY)).await.unwrap_err();
+
+    assert_eq!(error.to_string(), "broken");
+    let words = ["at_once", "stale", "waited", "replayed", "passed_through", "failed"];
+    assert_eq!(words.map(|word| requests("broken", word)), [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+}
+
 #[tokio::test]
 async fn waiters_are_those_who_wait_now() {
     LazyLock::force(&RECORDER);

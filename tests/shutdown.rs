@@ -122,3 +122,41 @@ fn work_on_a_runtime_that_stands_still_is_an_error_within_the_limit() {
     assert_eq!(error.kind(), ErrorKind::AcquireTimeout);
     still.block_on(tokens.shutdown()).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_under_way_after_shutdown_also_when_a_caller_came_at_the_same_time() {
+    for round in 0..2_000 {
+        let alive = Arc::new(AtomicUsize::new(0));
+        let fetcher = Alive::new(&alive);
+        let tokens = TokenSource::from_fetcher(move || {
+            let _ = &fetcher;
+            async { Ok(day()) }
+        });
+        let here = tokio::runtime::Handle::current();
+        let caller = {
+            let (tokens, here) = (tokens.clone(), here.clone());
+            let start = Arc::new(std::sync::Barrier::new(2));
+            let starts = Arc::clone(&start);
+            let thread = std::thread::spawn(move || {
+                let _inside = here.enter();
+                starts.wait();
+                let _ = tokens.try_token();
+            });
+            start.wait();
+            thread
+        };
+        for _ in 0..round % 500 {
+            std::hint::spin_loop();
+        }
+
+        tokens.shutdown().await.unwrap();
+
+        let refreshing = tokens.status().is_refreshing();
+        // Only now: with the runtime's threads blocked nothing would end.
+        caller.join().unwrap();
+        assert!(!refreshing, "round {round}");
+        assert!(!tokens.status().is_refreshing(), "round {round}");
+        drop(tokens);
+        assert_eq!(alive.load(Ordering::SeqCst), 0, "round {round}");
+    }
+}

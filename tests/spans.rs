@@ -174,6 +174,73 @@ async fn a_flight_that_panics_ends_its_span_with_an_outcome() {
     assert!(told[0].closed);
 }
 
+#[tokio::test]
+async fn a_flight_that_is_shut_down_ends_its_span_with_an_outcome() {
+    let told = flights(async {
+        let fetch = || std::future::pending();
+        let tokens = TokenSource::builder_from_fetcher(fetch).build().unwrap();
+        let _ = tokens.try_token();
+        tokens.shutdown().await.unwrap();
+    })
+    .await;
+
+    let [flight] = &told[..] else { panic!("{} flights", told.len()) };
+    assert_eq!(flight.fields["outcome"], "shutdown");
+    assert!(flight.closed);
+}
+
+#[test]
+fn a_flight_whose_runtime_ends_ends_its_span_with_an_outcome() {
+    for polled in [false, true] {
+        let flights = Flights::default();
+        let subscriber = Registry::default().with(flights.clone());
+        let _default = tracing::subscriber::set_default(subscriber);
+        let fetch = || std::future::pending();
+        let tokens = TokenSource::builder_from_fetcher(fetch).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let _ = tokens.try_token();
+            if polled {
+                yield_now().await;
+            }
+        });
+
+        drop(runtime);
+
+        let told = flights.told();
+        let [flight] = &told[..] else { panic!("{} flights", told.len()) };
+        assert_eq!(flight.fields["outcome"], "runtime_lost");
+        assert_eq!(flight.fields.contains_key("attempt"), polled);
+        assert_eq!(flight.events, ["a token request ended without an answer"]);
+        assert!(flight.closed);
+    }
+}
+
+#[test]
+fn the_docs_name_each_event() {
+    let docs = include_str!("../src/telemetry/mod.rs");
+    let mut folders = vec![std::path::PathBuf::from("src")];
+    let mut events = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let code = std::fs::read_to_string(&path).unwrap();
+            for event in
+                ["debug!(", "info!(", "warn!("].iter().flat_map(|it| code.split(it).skip(1))
+            {
+                let message = event.split('"').nth(1).unwrap();
+                assert!(docs.contains(&format!("`{message}`")), "{message} in {}", path.display());
+                events += 1;
+            }
+        }
+    }
+    assert!(events >= 9, "{events}");
+}
+
 #[test]
 fn the_docs_name_each_field() {
     let docs = include_str!("../src/telemetry/mod.rs");

@@ -170,6 +170,107 @@ fn sources_outlive_the_runtime_that_dropped_what_was_idle() {
     assert!(sources.is_empty(), "{sources:?}");
 }
 
+#[test]
+fn who_finds_a_source_that_was_made_outside_of_a_runtime_sees_to_it_that_the_idle_are_dropped() {
+    let (sources, _) = sources();
+    let sources = sources.with_idle_timeout(Duration::from_secs(600));
+    drop(sources.get(&key("before")).unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+
+    runtime.block_on(async {
+        drop(sources.get(&key("before")).unwrap());
+        tokio::time::sleep(Duration::from_secs(86_400)).await;
+    });
+
+    assert!(sources.is_empty(), "{sources:?}");
+}
+
+#[test]
+fn shutdown_of_sources_that_stand_still_takes_as_long_as_that_of_one() {
+    let sources = TokenSources::new(|_: &usize| {
+        TokenSource::builder_from_fetcher(|| async {
+            Ok(TokenResponse::new("a-token", Duration::from_secs(86_400)))
+        })
+        .acquire_timeout(Duration::from_secs(30))
+        .build()
+    });
+    let runtime = |paused| {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(paused)
+            .build()
+            .unwrap()
+    };
+    let still = runtime(false);
+    still.block_on(async {
+        for tenant in 0..10 {
+            sources.get(&tenant).unwrap().token().await.unwrap();
+        }
+    });
+
+    runtime(true).block_on(async {
+        let start = tokio::time::Instant::now();
+        let error = sources.shutdown().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AcquireTimeout);
+        assert!(start.elapsed() < Duration::from_secs(31), "{:?}", start.elapsed());
+    });
+}
+
+#[tokio::test]
+async fn a_make_that_panics_or_asks_the_sources_themselves_harms_nobody() {
+    let (inner, _) = sources();
+    let shared = Arc::new(std::sync::OnceLock::<TokenSources<String>>::new());
+    let again = Arc::clone(&shared);
+    let tries = AtomicUsize::new(0);
+    let sources = TokenSources::new(move |tenant: &String| {
+        assert!(tries.fetch_add(1, Ordering::SeqCst) > 0, "as asked");
+        match tenant.strip_prefix("again-") {
+            Some(other) => again.get().unwrap().get(&other.to_owned()),
+            None => inner.get(tenant),
+        }
+    });
+    shared.set(sources.clone()).unwrap();
+
+    let panicking = sources.clone();
+    let panicked = std::thread::spawn(move || panicking.get(&key("a"))).join();
+    let token = sources.get(&key("again-a")).unwrap().token().await.unwrap();
+
+    assert!(panicked.is_err());
+    assert_eq!(token.expose_secret(), "token-of-a");
+    assert_eq!(sources.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_place_for_many_tenants_at_once_holds_one_source_and_mixes_up_no_tokens() {
+    let (sources, _) = sources();
+    let sources = sources.with_capacity(1).with_idle_timeout(Duration::ZERO);
+
+    let calls = (0..400).map(|number| {
+        let sources = sources.clone();
+        tokio::spawn(async move {
+            let tenant = format!("{}", number % 7);
+            let source = sources.get(&tenant).unwrap();
+            assert!(sources.len() <= 1);
+            let token = source.token().await.unwrap();
+            assert_eq!(token.expose_secret(), format!("token-of-{tenant}"));
+        })
+    });
+    for call in futures_util::future::join_all(calls).await {
+        call.unwrap();
+    }
+    tokio::time::timeout(Duration::from_secs(5), async {
+        while !sources.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
 #[tokio::test]
 async fn shutdown_ends_all_sources_and_forgets_them() {
     let (sources, _) = sources();

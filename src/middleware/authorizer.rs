@@ -189,9 +189,9 @@ impl Wait {
         self.tokens.count_sent(token, how);
     }
 
-    /// Counts a request that was not sent, for want of a token.
-    pub(crate) fn count_failed(&self) {
-        self.tokens.telemetry().failed();
+    /// A request that has not been sent yet, for want of a token.
+    pub(crate) fn unsent(&self) -> Unsent {
+        Unsent(Some(self.tokens.clone()))
     }
 
     /// Counts a refused request for which there was no other token.
@@ -202,6 +202,23 @@ impl Wait {
     /// The token, if there is one now.
     pub(crate) fn at_hand(&self) -> Option<AccessToken> {
         self.tokens.acquire_now(self.min_lifetime)
+    }
+}
+
+/// Counts a request as failed, unless it says that it was sent: its wait can also be dropped.
+pub(crate) struct Unsent(Option<TokenSource>);
+
+impl Unsent {
+    pub(crate) fn sent(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        if let Some(tokens) = &self.0 {
+            tokens.telemetry().failed();
+        }
     }
 }
 

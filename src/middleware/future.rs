@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{
-    authorizer::{Authorizer, Wait},
+    authorizer::{Authorizer, Unsent, Wait},
     message::Message,
     replay::Replayed,
     reply::{Reply, is_unauthorized, refused, refused_again, sealed::Sealed as _},
@@ -56,7 +56,7 @@ where
     Spare(Pending<S, Req>),
     /// Waiting for a token, and then for the inner service to be ready. `spare` is for a 401 after
     /// that.
-    Waiting { pending: Pending<S, Req>, spare: Option<Box<Self>> },
+    Waiting { pending: Pending<S, Req>, spare: Option<Box<Self>>, unsent: Unsent },
     /// The API refused the first try, with this token. Waiting for another one, and then for the
     /// inner service to be ready. The refusal is the answer if that comes to nothing.
     Refused { pending: Pending<S, Req>, token: AccessToken, refusal: S::Response },
@@ -94,7 +94,8 @@ where
 
     pub(super) fn waiting(mut pending: Pending<S, Req>, spare: Option<Pending<S, Req>>) -> Self {
         pending.ask();
-        Self::resting(Rest::Waiting { pending, spare: spare.map(Rest::spare) })
+        let unsent = pending.wait.unsent();
+        Self::resting(Rest::Waiting { pending, spare: spare.map(Rest::spare), unsent })
     }
 
     pub(super) fn failed(error: BoxError) -> Self {
@@ -192,10 +193,7 @@ where
     ) -> Poll<Result<Option<S::Response>, BoxError>> {
         let mut this = self.project();
         let token = match this.rest.as_deref_mut().expect(COMPLETED) {
-            Rest::Waiting { pending, .. } => {
-                let token = ready!(pending.poll_token(cx));
-                Some(token.inspect_err(|_| pending.wait.count_failed())?)
-            }
+            Rest::Waiting { pending, .. } => Some(ready!(pending.poll_token(cx))?),
             // Whatever came of it: is there another token now?
             Rest::Refused { pending, token, .. } => {
                 ready!(pending.poll_token(cx)).ok().filter(|another| !another.is(token))
@@ -203,7 +201,8 @@ where
             Rest::Spare(_) | Rest::Replayed | Rest::Failed(_) => None,
         };
         let (mut pending, how, rest, token) = match (this.rest.take().map(|rest| *rest), token) {
-            (Some(Rest::Waiting { pending, spare }), Some(token)) => {
+            (Some(Rest::Waiting { pending, spare, unsent }), Some(token)) => {
+                unsent.sent();
                 (pending, Obtained::Waited, spare, token)
             }
             (Some(Rest::Refused { pending, .. }), Some(token)) => {

@@ -27,8 +27,11 @@ impl Shared {
         if Telemetry::COUNTS {
             let now = self.now();
             let expires = self.read(|state| state.token(now).map(|(token, _)| token.expires()));
-            let expires = expires.filter(|_| !self.is_closed());
             self.telemetry.expiry(expires.map_or(Duration::ZERO, |expires| expires.remaining(now)));
+            // Looked at last: who closes meanwhile shows that there is nothing any more.
+            if self.is_closed() {
+                self.telemetry.expiry(Duration::ZERO);
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::{Instrument, Span, debug, field::Empty, info, info_span, warn};
 
-use super::shared::Shared;
+use super::{closing::Open, shared::Shared};
 use crate::{
     error::{ErrorKind, TokenError},
     token::AccessToken,
@@ -61,15 +61,15 @@ pub(super) fn fly(
     shared: Arc<Shared>,
     number: u64,
     landing: Landing,
+    open: Open,
 ) -> impl Future<Output = ()> + Send {
     // Made here, not at the first poll: a runtime that is shutting down drops the future unpolled.
     let span = span(&shared, number);
     let start = Instant::now();
-    let _closed = shared.closed();
+    let mut closed = open.clone();
     let landing = Some(landing);
-    let mut guard = Guard { shared, number, landing, start, span: span.clone(), _closed };
+    let mut guard = Guard { shared, number, landing, start, span: span.clone(), _open: open };
     let flight = async move {
-        let mut closed = guard.shared.closed();
         let outcome = tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => Err(shut_down()),
@@ -175,7 +175,7 @@ struct Guard {
     start: Instant,
     span: Span,
     /// Seen by who waits for the end of the source's tasks.
-    _closed: watch::Receiver<bool>,
+    _open: Open,
 }
 
 impl Guard {

@@ -8,7 +8,8 @@ use std::{
 
 use tokio::{runtime::Handle, sync::watch, time::sleep};
 
-use super::shared::Shared;
+use super::{closing::Open, shared::Shared};
+use crate::telemetry::Telemetry;
 
 /// The longest sleep. The timer stands still while the machine sleeps, the wall clock does not:
 /// this often the keeper looks at it.
@@ -19,8 +20,9 @@ const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the keeper of this source on `runtime`, unless one is at work or none is wanted.
 pub(super) fn ensure(shared: &Arc<Shared>, runtime: &Handle) {
-    if !shared.is_closed() && !shared.keeper().swap(true, Ordering::AcqRel) {
-        let presence = Presence { source: Arc::downgrade(shared), _closed: shared.closed() };
+    let Some(open) = shared.open() else { return };
+    if !shared.keeper().swap(true, Ordering::AcqRel) {
+        let presence = Presence { source: Arc::downgrade(shared), _open: open };
         runtime.spawn(keep_warm(presence, shared.subscribe()));
     }
 }
@@ -37,7 +39,8 @@ async fn keep_warm(presence: Presence, mut changes: watch::Receiver<()>) {
             _ => return,
         };
         let nap = async {
-            match wake {
+            // Without anything to do it still shows how long the token in hand lives on.
+            match wake.or(Telemetry::COUNTS.then_some(LONGEST_NAP)) {
                 Some(wake) => sleep(wake.min(LONGEST_NAP)).await,
                 None => pending().await,
             }
@@ -71,7 +74,7 @@ async fn keep_warm(presence: Presence, mut changes: watch::Receiver<()>) {
 struct Presence {
     source: Weak<Shared>,
     /// Seen by who waits for the end of the source's tasks.
-    _closed: watch::Receiver<bool>,
+    _open: Open,
 }
 
 impl Drop for Presence {

@@ -7,6 +7,7 @@
 
 mod backoff;
 mod builder;
+mod closing;
 mod counts;
 mod fetch;
 mod flight;

@@ -59,8 +59,8 @@ pub(super) struct Shared {
     version: AtomicU64,
     state: Mutex<State<Joined>>,
     /// Says that something has changed; what it is, `state` tells.
-    changes: watch::Sender<()>,
-    closed: watch::Sender<bool>,
+    pub(super) changes: watch::Sender<()>,
+    pub(super) closed: watch::Sender<bool>,
     /// How many tokens there have been.
     generations: AtomicU64,
     /// Whether a keeper is at work, or none is wanted.
@@ -207,18 +207,18 @@ impl Shared {
             });
             let decision = decide(&state);
             let flight = match (&decision, &runtime) {
-                (Decision::Fly | Decision::UseAndFly(_), Ok(here)) if !self.is_closed() => {
+                (Decision::Fly | Decision::UseAndFly(_), Ok(here)) => self.open().map(|open| {
                     let (landing, joined) = flight::channel(here.id());
                     let number = state.take_off(joined.clone(), self.overdue_at(now));
-                    Some((here, number, landing, joined, self.publish(&state)))
-                }
+                    (here, number, landing, open, joined, self.publish(&state))
+                }),
                 _ => None,
             };
             (decision, flight, replaced, kept)
         };
 
-        let joined = flight.map(|(here, number, landing, joined, _replaced)| {
-            self.launch(here, number, landing);
+        let joined = flight.map(|(here, number, landing, open, joined, _replaced)| {
+            self.launch(here, flight::fly(Arc::clone(self), number, landing, open));
             joined
         });
         match (decision, joined) {
@@ -235,8 +235,12 @@ impl Shared {
         }
     }
 
-    fn launch(self: &Arc<Self>, runtime: &Handle, number: u64, landing: flight::Landing) {
-        runtime.spawn(flight::fly(Arc::clone(self), number, landing));
+    fn launch(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        flight: impl Future<Output = ()> + Send + 'static,
+    ) {
+        runtime.spawn(flight);
         keeper::ensure(self, runtime);
         self.changes.send_replace(());
     }
@@ -337,27 +341,6 @@ impl Shared {
 
     pub(super) fn subscribe(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
-    }
-
-    /// Ends all background work of this source, now and for good.
-    pub(super) fn close(&self) {
-        self.closed.send_replace(true);
-        self.changes.send_replace(());
-        self.telemetry.expiry(Duration::ZERO);
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        *self.closed.borrow()
-    }
-
-    /// Turns true at [`close`](Self::close). Each task of this source holds one until it ends.
-    pub(super) fn closed(&self) -> watch::Receiver<bool> {
-        self.closed.subscribe()
-    }
-
-    /// Waits until no task of this source is left.
-    pub(super) async fn tasks_ended(&self) {
-        self.closed.closed().await;
     }
 
     /// Whether a keeper is at work; set by itself.

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     builder::{Custom, TokenSourceBuilder},
@@ -213,10 +213,16 @@ impl TokenSource {
     /// If the work has not ended within the [`acquire_timeout`](TokenSourceBuilder::acquire_timeout):
     /// it was started on a runtime that is kept but not driven.
     pub async fn shutdown(&self) -> Result<(), TokenError> {
-        self.shared().close();
+        self.close();
         inside_a_runtime()?;
+        self.ended(Instant::now()).await
+    }
+
+    /// Waits for the end of the background work, which was told to end at `since`.
+    pub(super) async fn ended(&self, since: Instant) -> Result<(), TokenError> {
         let limit = self.shared().settings.acquire_timeout;
-        timeout(limit, self.shared().tasks_ended()).await.map_err(|_| {
+        let patience = limit.saturating_sub(since.elapsed());
+        timeout(patience, self.shared().tasks_ended()).await.map_err(|_| {
             TokenError::new(
                 ErrorKind::AcquireTimeout,
                 format!("the background work has not ended within {limit:?}"),
@@ -324,7 +330,7 @@ impl TokenSource {
 }
 
 /// A timer outside of a runtime would panic.
-fn inside_a_runtime() -> Result<(), TokenError> {
+pub(super) fn inside_a_runtime() -> Result<(), TokenError> {
     tokio::runtime::Handle::try_current().map(drop).map_err(|error| {
         TokenError::with_source(
             ErrorKind::NoRuntime,

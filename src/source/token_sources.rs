@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::token_source::TokenSource;
+use super::token_source::{TokenSource, inside_a_runtime};
 use crate::error::{ConfigError, TokenError};
 
 /// A [`TokenSource`] for each key: one client for many Adobe organizations.
@@ -122,7 +122,10 @@ impl<K: Clone + Eq + Hash + Send + 'static> TokenSources<K> {
     ///
     /// What `make` says. It is asked again the next time.
     pub fn get(&self, key: &K) -> Result<TokenSource, ConfigError> {
-        if let Some(source) = self.find(key) {
+        if let Some((source, swept)) = self.find(key) {
+            if !swept {
+                self.ensure_swept();
+            }
             return Ok(source);
         }
         let made = (self.make)(key)?;
@@ -131,11 +134,13 @@ impl<K: Clone + Eq + Hash + Send + 'static> TokenSources<K> {
         Ok(source)
     }
 
-    fn find(&self, key: &K) -> Option<TokenSource> {
+    /// The source, and whether somebody drops what is idle.
+    fn find(&self, key: &K) -> Option<(TokenSource, bool)> {
         let mut held = lock(&self.held);
+        let swept = held.swept;
         let entry = held.entries.get_mut(key)?;
         entry.used = Instant::now();
-        Some(entry.source.clone())
+        Some((entry.source.clone(), swept))
     }
 
     /// The source to use, and one to be dropped after the lock is given back.
@@ -181,9 +186,12 @@ impl<K: Clone + Eq + Hash + Send + 'static> TokenSources<K> {
         let entries = mem::take(&mut lock(&self.held).entries);
         // All are told before the first is waited for.
         entries.values().for_each(|entry| entry.source.close());
+        let since = Instant::now();
+        inside_a_runtime()?;
         let mut result = Ok(());
         for entry in entries.into_values() {
-            result = result.and(entry.source.shutdown().await);
+            let ended = entry.source.ended(since).await;
+            result = result.and(ended);
         }
         result
     }

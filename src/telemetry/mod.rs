@@ -32,7 +32,9 @@
 //! | `an API refused an access token; this says nothing about the token` | `debug` | |
 //! | `no token for a host that is not allowed` | `debug` | `host` |
 //! | `no token for a request that does not say where it goes` | `debug` | |
+//! | `not a host name: this allows nothing` | `warn` | `host` |
 //! | `the credentials file has changed` | `info` | `path` |
+//! | `the credentials file is no good; the last good credentials are kept` | `warn` | `path`, `error` |
 //!
 //! # Metrics
 //!
@@ -44,7 +46,7 @@
 //!
 //! | metric | type | labels beside `source`, and what it counts |
 //! | --- | --- | --- |
-//! | `adobe_auth_requests_total` | counter | `token`, how the request got its token: `at_once`; `stale` (at once, one that is due for renewal); `waited`; `replayed` (sent once more after a 401, counted beside its first time); `passed_through` (none: not an allowed host, or opted out); `failed` (none could be had: not sent) |
+//! | `adobe_auth_requests_total` | counter | `token`, how the request got its token: `at_once`; `stale` (at once, one that is due for renewal); `waited`; `replayed` (sent once more after a 401, counted beside its first time); `passed_through` (none: not an allowed host, or opted out); `failed` (not sent: no token could be had, or the caller gave up first) |
 //! | `adobe_auth_token_remaining_seconds` | histogram | the remaining life of the tokens that were sent |
 //! | `adobe_auth_refreshes_total` | counter | `outcome`, as in the span |
 //! | `adobe_auth_refresh_duration_seconds` | histogram | how long flights took |
