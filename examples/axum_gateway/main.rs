@@ -104,7 +104,10 @@ async fn main() -> Result<(), BoxError> {
     let url = format!("http://{}", listener.local_addr()?);
     println!("listening on {url}");
     if stay {
-        return gateway::serve(listener, app, terminated(), GRACE).await;
+        let served = gateway::serve(listener, app, terminated(), GRACE).await;
+        // Last: until here requests may have needed a new token.
+        tokens.shutdown().await?;
+        return served;
     }
 
     let (stop, stopped) = oneshot::channel::<()>();
