@@ -211,7 +211,8 @@ impl TokenSource {
     /// # Errors
     ///
     /// If the work has not ended within the [`acquire_timeout`](TokenSourceBuilder::acquire_timeout):
-    /// it was started on a runtime that is kept but not driven.
+    /// it was started on a runtime that is kept but not driven. Outside of a runtime nothing can be
+    /// waited for: the work is told to end all the same.
     pub async fn shutdown(&self) -> Result<(), TokenError> {
         self.close();
         inside_a_runtime()?;

@@ -46,14 +46,18 @@
 //!
 //! | metric | type | labels beside `source`, and what it counts |
 //! | --- | --- | --- |
-//! | `adobe_auth_requests_total` | counter | `token`, how the request got its token: `at_once`; `stale` (at once, one that is due for renewal); `waited`; `replayed` (sent once more after a 401, counted beside its first time); `passed_through` (none: not an allowed host, or opted out); `failed` (not sent: no token could be had, or the caller gave up first) |
+//! | `adobe_auth_requests_total` | counter | `token`, how the request got its token: `at_once`; `stale` (at once, one that is due for renewal); `waited`; `replayed` (sent once more after a 401, counted beside its first time); `passed_through` (none: not an allowed host, or opted out); `failed` (not sent: no token could be had, the caller gave up first, the service failed after the wait, or it would have gone in clear) |
 //! | `adobe_auth_token_remaining_seconds` | histogram | the remaining life of the tokens that were sent |
 //! | `adobe_auth_refreshes_total` | counter | `outcome`, as in the span |
 //! | `adobe_auth_refresh_duration_seconds` | histogram | how long flights took |
-//! | `adobe_auth_token_expiry_seconds` | gauge | the remaining life of the token in hand, 0 if there is none; brought up to date at each change, and at least once a minute while the token is kept warm |
+//! | `adobe_auth_token_expiry_seconds` | gauge | the remaining life of the token in hand, 0 if there is none or the source was shut down; brought up to date at each change, and at least once a minute while the token is kept warm |
 //! | `adobe_auth_waiters` | gauge | callers that wait for a flight now |
 //! | `adobe_auth_unauthorized_total` | counter | `verdict`: 401s that had the token replaced (`replaced`), or that said nothing about it (`ignored`) |
-//! | `adobe_auth_recoveries_total` | counter | `outcome` of requests that were refused and could be replayed: `recovered`, `refused_again`, `no_new_token` |
+//! | `adobe_auth_recoveries_total` | counter | `outcome` of requests that were refused and could be replayed: `recovered`, `refused_again`, `no_new_token`; not counted if the second try has no answer |
+//!
+//! Sources of the same name share their series: counters add up, and the expiry is that of the source
+//! that changed last. What passes through, or would have gone in clear, is counted for the source of the
+//! layer.
 //!
 //! A request with a valid token then costs two readings of the clock more, about 100 ns as measured, and
 //! two updates of the recorder's. A Grafana dashboard of these names stands in the repository, in
