@@ -32,6 +32,13 @@
 //! | `an API refused an access token; this says nothing about the token` | `debug` | |
 //! | `no token for a host that is not allowed` | `debug` | `host` |
 //! | `no token for a request that does not say where it goes` | `debug` | |
+//! | `took the access token of another process from the store` | `info` | `version`, `expires_in`, `generation` |
+//! | `could not fetch an access token; using the one in the store` | `warn` | `error` |
+//! | `another process asks for an access token; waiting for it` | `debug` | |
+//! | `the token store failed; going on without it` | `warn` | `operation`, `error` |
+//! | `the token store works again` | `info` | |
+//! | `the value in the token store is no good; it is ignored` | `warn` | `reason` |
+//! | `no token came from the process that has the lease; going on alone` | `warn` | |
 //! | `the credentials file has changed` | `info` | `path` |
 //!
 //! # Metrics
@@ -52,6 +59,7 @@
 //! | `adobe_auth_waiters` | gauge | callers that wait for a flight now |
 //! | `adobe_auth_unauthorized_total` | counter | `verdict`: 401s that had the token replaced (`replaced`), or that said nothing about it (`ignored`) |
 //! | `adobe_auth_recoveries_total` | counter | `outcome` of requests that were refused and could be replayed: `recovered`, `refused_again`, `no_new_token` |
+//! | `adobe_auth_store_total` | counter | what was asked of the token store, each `operation` with its `outcome`: `load` (`hit`; `stale`, not newer than what is in hand or due for renewal; `miss`; `unreadable`), `lease` (`granted`, `held` by another), `save` (`saved`, `superseded`), `release` (`released`), `identity` (who it is for, of a provider of credentials); and of each `failed` or `timeout` |
 //!
 //! A request with a valid token then costs two readings of the clock more, and two updates of the
 //! recorder's. A Grafana dashboard of these names stands in the repository, in
@@ -72,7 +80,8 @@ mod silent;
 pub(crate) use self::recorder::Telemetry;
 #[cfg(feature = "metrics")]
 pub use self::recorder::{
-    EXPIRY, RECOVERIES, REFRESH_DURATION, REFRESHES, REMAINING, REQUESTS, UNAUTHORIZED, WAITERS,
+    EXPIRY, RECOVERIES, REFRESH_DURATION, REFRESHES, REMAINING, REQUESTS, STORE, UNAUTHORIZED,
+    WAITERS,
 };
 #[cfg(not(feature = "metrics"))]
 pub(crate) use self::silent::Telemetry;

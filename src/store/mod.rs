@@ -1,0 +1,23 @@
+//! Where a token is shared beyond the process: a [`TokenStore`].
+//!
+//! A store keeps one value under each key, and grants one lease for each key at a time. What the
+//! value says, and its encryption, is this crate's affair and the same for all stores: [`sealed`]
+//! knows it. When a store is asked is the source's affair.
+
+mod key;
+mod memory;
+mod name;
+mod sealed;
+mod token_store;
+
+pub(crate) use self::{
+    key::Keys,
+    name::name,
+    sealed::{Payload, open, seal},
+    token_store::ErasedTokenStore,
+};
+pub use self::{
+    key::StoreKey,
+    memory::MemoryStore,
+    token_store::{Lease, Saved, StoredToken, TokenStore},
+};
