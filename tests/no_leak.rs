@@ -27,7 +27,7 @@ use tower_adobe_auth::{
     FileCredentials, ImsClient, InsecureUri, Lease, MemoryStore, MinLifetime, NoAuthorization,
     NoReplay, ReplayUnauthorized, Replayed, Saved, StoreError, StoreKey, StoredToken, TokenError,
     TokenResponse, TokenSource,
-    mock::{Answer, MockIms},
+    mock::{Answer, MockIms, check_token_store},
 };
 use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
 
@@ -525,6 +525,8 @@ async fn store(walk: &mut Walk, ims: &MockIms) {
     walk.show("StoredToken", &StoredToken::new(1, SECRET));
     walk.show("Lease", &Lease::new("owner", 1));
     walk.show("Saved", &Saved::Saved);
+    let faults = check_token_store(MemoryStore::default).await.unwrap_err();
+    walk.show("StoreFaults", &faults);
     walk.tell("StoreError", &StoreError::new("out of order"));
 }
 

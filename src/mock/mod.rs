@@ -97,6 +97,11 @@
 //! A new secret is accepted at once, and a deleted one refused. Tokens that were issued for it live
 //! on.
 //!
+//! # A token store of your own
+//!
+//! [`check_token_store`] tells whether a [`TokenStore`](crate::TokenStore) does what a source relies
+//! on, and what is wrong with it.
+//!
 //! # Clocks
 //!
 //! The mock lives by the real clock, on a thread of its own. Under a paused clock (tokio's
@@ -116,10 +121,12 @@ mod script;
 mod secrets;
 mod server;
 mod state;
+mod store_check;
 mod token_request;
 mod tokens;
 
 pub use self::answer::Answer;
 pub use self::builder::MockImsBuilder;
 pub use self::mock_ims::MockIms;
+pub use self::store_check::{StoreFaults, check_token_store};
 pub use self::token_request::TokenRequest;

@@ -14,7 +14,7 @@ use crate::error::StoreError;
 /// Where processes share one token: a database, a cache, a file.
 ///
 /// [`MemoryStore`](crate::MemoryStore) is the shortest one, to be read as a model. Whether yours is
-/// right, `mock::check_token_store` tells.
+/// right, `mock::check_token_store` tells (feature `mock`).
 ///
 /// # What is kept
 ///
