@@ -259,6 +259,9 @@ async fn neither_secret_nor_token_is_told_by_any_type_or_event() {
     if cfg!(not(feature = "reqwest-middleware")) {
         public.remove("AdobeAuthMiddleware");
     }
+    if cfg!(not(feature = "file-store")) {
+        public.remove("FileStore");
+    }
     assert!(public.is_empty(), "these public types are not walked: {public:?}");
 }
 
@@ -523,6 +526,8 @@ async fn store(walk: &mut Walk, ims: &MockIms) {
     walk.show("StoreKey", &key);
     walk.show("MemoryStore", &store);
     walk.show("StoredToken", &StoredToken::new(1, SECRET));
+    #[cfg(feature = "file-store")]
+    walk.show("FileStore", &tower_adobe_auth::FileStore::in_folder("folder"));
     walk.show("Lease", &Lease::new("owner", 1));
     walk.show("Saved", &Saved::Saved);
     let faults = check_token_store(MemoryStore::default).await.unwrap_err();

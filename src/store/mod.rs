@@ -4,12 +4,16 @@
 //! value says, and its encryption, is this crate's affair and the same for all stores: [`sealed`]
 //! knows it. When a store is asked is the source's affair.
 
+#[cfg(feature = "file-store")]
+mod file;
 mod key;
 mod memory;
 mod name;
 mod sealed;
 mod token_store;
 
+#[cfg(feature = "file-store")]
+pub use self::file::FileStore;
 pub(crate) use self::{
     key::Keys,
     name::name,

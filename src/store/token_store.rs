@@ -21,6 +21,9 @@ use crate::error::StoreError;
 /// Under each key (64 hexadecimal digits, which stand for the credential): a value, which is bytes
 /// to the store; the value's version, which is a number; and who has the lease, if somebody has.
 ///
+/// A version is about the time in milliseconds since 1970 (it fits in 52 bits), so that a store that
+/// has lost everything does not begin below what others know.
+///
 /// # What must hold
 ///
 /// - **One lease at a time.** While a lease is held and its time is not over, no other is granted

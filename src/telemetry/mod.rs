@@ -38,6 +38,7 @@
 //! | `the token store failed; going on without it` | `warn` | `operation`, `error` |
 //! | `the token store works again` | `info` | |
 //! | `the value in the token store is no good; it is ignored` | `warn` | `reason` |
+//! | `a file of the token store is no good; it is ignored` | `warn` | `path`, `reason` |
 //! | `no token came from the process that has the lease; going on alone` | `warn` | |
 //! | `the credentials file has changed` | `info` | `path` |
 //!
