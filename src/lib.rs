@@ -48,6 +48,7 @@
 //! | `metrics` | no | counters and histograms for the [`metrics`](https://docs.rs/metrics) crate: see [`telemetry`] |
 //! | `store` | no | one token for many processes, by `TokenSourceBuilder::store` and a `TokenStore` of your own |
 //! | `file-store` | no | `FileStore`: for the processes of one host, and for command-line tools |
+//! | `redis-store` | no | `RedisStore`: for a fleet, in Redis or Valkey |
 //! | `mock` | no | `mock::MockIms`, an IMS on loopback to test services with |
 //!
 //! Without default features there is neither reqwest nor a TLS stack in the tree; IMS is then
@@ -80,6 +81,8 @@ mod token;
 pub use self::reqwest_chain::AdobeAuthMiddleware;
 #[cfg(feature = "file-store")]
 pub use self::store::FileStore;
+#[cfg(feature = "redis-store")]
+pub use self::store::RedisStore;
 #[cfg(feature = "store")]
 pub use self::store::{Lease, MemoryStore, Saved, StoreKey, StoredToken, TokenStore};
 pub use self::{

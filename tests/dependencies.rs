@@ -12,13 +12,17 @@ use std::{
 use serde_json::Value;
 
 /// Licences under which a dependency may come, or be chosen to come.
-const LICENCES: [&str; 7] = [
+const LICENCES: [&str; 9] = [
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "BSD-3-Clause",
+    // Permissive; only of a hash below `redis`, which cannot be left out.
+    "BSL-1.0",
     "ISC",
     "MIT",
     "Unicode-3.0",
+    // Permissive; only below the Prometheus exporter, which tests and an example use.
+    "Zlib",
     // The root certificates of `webpki-root-certs`: data, not code.
     "CDLA-Permissive-2.0",
 ];

@@ -262,6 +262,9 @@ async fn neither_secret_nor_token_is_told_by_any_type_or_event() {
     if cfg!(not(feature = "file-store")) {
         public.remove("FileStore");
     }
+    if cfg!(not(feature = "redis-store")) {
+        public.remove("RedisStore");
+    }
     assert!(public.is_empty(), "these public types are not walked: {public:?}");
 }
 
@@ -528,6 +531,14 @@ async fn store(walk: &mut Walk, ims: &MockIms) {
     walk.show("StoredToken", &StoredToken::new(1, SECRET));
     #[cfg(feature = "file-store")]
     walk.show("FileStore", &tower_adobe_auth::FileStore::in_folder("folder"));
+    #[cfg(feature = "redis-store")]
+    {
+        use tower_adobe_auth::RedisStore;
+        let url = format!("redis://user:{SECRET_ASCII}@127.0.0.1:1/0");
+        walk.show("RedisStore", &RedisStore::new(&url).unwrap());
+        let url = url.replace("/0", "/none");
+        walk.tell("ConfigError", &RedisStore::new(&url).unwrap_err());
+    }
     walk.show("Lease", &Lease::new("owner", 1));
     walk.show("Saved", &Saved::Saved);
     let faults = check_token_store(MemoryStore::default).await.unwrap_err();

@@ -9,11 +9,15 @@ mod file;
 mod key;
 mod memory;
 mod name;
+#[cfg(feature = "redis-store")]
+mod redis;
 mod sealed;
 mod token_store;
 
 #[cfg(feature = "file-store")]
 pub use self::file::FileStore;
+#[cfg(feature = "redis-store")]
+pub use self::redis::RedisStore;
 pub(crate) use self::{
     key::Keys,
     name::name,
