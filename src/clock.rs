@@ -32,6 +32,15 @@ impl Moment {
         }
     }
 
+    /// The moment `before` this one; `None` where a clock cannot say it.
+    #[cfg(feature = "store")]
+    pub(crate) fn minus(self, before: Duration) -> Option<Self> {
+        Some(Self {
+            monotonic: self.monotonic.checked_sub(before)?,
+            wall: self.wall.checked_sub(before)?,
+        })
+    }
+
     /// Whether either clock says that this moment has come.
     pub(crate) fn has_come(self, now: Self) -> bool {
         now.monotonic >= self.monotonic || now.wall >= self.wall

@@ -317,6 +317,33 @@ impl Error for ConfigError {
     }
 }
 
+/// A token store failed: it could not be reached, was full, or answered nonsense.
+///
+/// No request fails of it: the source goes on alone.
+#[derive(Clone, Debug)]
+pub struct StoreError {
+    source: Arc<dyn Error + Send + Sync>,
+}
+
+impl StoreError {
+    /// What a token store reports. `source` is logged: it must hold no secret.
+    pub fn new(source: impl Into<BoxError>) -> Self {
+        Self { source: source.into().into() }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the token store failed")
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
 /// A request to an allowed host would have carried the token over plain `http`.
 ///
 /// It was not sent. Use `https`; only loopback hosts may be plain.

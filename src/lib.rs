@@ -33,6 +33,8 @@
 //! - [`TokenSource`]: the shared token, kept fresh. It asks Adobe IMS, at most once at a time, or
 //!   [a fetcher of your own](TokenSource::from_fetcher). [`Status`] tells how it is.
 //! - [`TokenSources`]: a source for each of many tenants, made on first use.
+//! - `TokenStore` (feature `store`): where processes share one token, so that a whole fleet asks IMS
+//!   once.
 //! - [`AdobeAuthLayer`]: puts the token into requests to [allowed hosts](AllowedHosts), and only
 //!   there. It wraps `http::Request<B>` services and `reqwest::Client` alike.
 //! - [`TokenError`]: why there is no token, whether trying again can help, and what to do.
@@ -47,6 +49,9 @@
 //! | `reqwest` | yes | IMS reached by reqwest with rustls; the layer around `reqwest::Client` |
 //! | `reqwest-middleware` | no | `AdobeAuthMiddleware` |
 //! | `metrics` | no | counters and histograms for the [`metrics`](https://docs.rs/metrics) crate: see [`telemetry`] |
+//! | `store` | no | one token for many processes, by `TokenSourceBuilder::store` and a `TokenStore` of your own |
+//! | `file-store` | no | `FileStore`: for the processes of one host, and for command-line tools |
+//! | `redis-store` | no | `RedisStore`: for a fleet, in Redis or Valkey |
 //! | `mock` | no | `mock::MockIms`, an IMS on loopback to test services with |
 //!
 //! Without default features there is neither reqwest nor a TLS stack in the tree; IMS is then
@@ -72,14 +77,22 @@ pub mod mock;
 #[cfg(feature = "reqwest-middleware")]
 mod reqwest_chain;
 mod source;
+#[cfg(feature = "store")]
+mod store;
 pub mod telemetry;
 mod token;
 
 #[cfg(feature = "reqwest-middleware")]
 pub use self::reqwest_chain::AdobeAuthMiddleware;
+#[cfg(feature = "file-store")]
+pub use self::store::FileStore;
+#[cfg(feature = "redis-store")]
+pub use self::store::RedisStore;
+#[cfg(feature = "store")]
+pub use self::store::{Lease, MemoryStore, Saved, StoreKey, StoredToken, TokenStore};
 pub use self::{
     credentials::{ClientSecret, Credentials, FileCredentials, ProvideCredentials, Scopes},
-    error::{BoxError, ConfigError, ErrorKind, InsecureUri, TokenError},
+    error::{BoxError, ConfigError, ErrorKind, InsecureUri, StoreError, TokenError},
     ims::{CustomEnvironment, Environment, ImsClient, ImsClientBuilder},
     middleware::{
         AcquireTimeout, AdobeAuth, AdobeAuthLayer, AllowedHosts, Message, MinLifetime,

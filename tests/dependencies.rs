@@ -12,10 +12,12 @@ use std::{
 use serde_json::Value;
 
 /// Licences under which a dependency may come, or be chosen to come.
-const LICENCES: [&str; 8] = [
+const LICENCES: [&str; 9] = [
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "BSD-3-Clause",
+    // Permissive; only of a hash below `redis`, which cannot be left out.
+    "BSL-1.0",
     "ISC",
     "MIT",
     "Unicode-3.0",

@@ -15,10 +15,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("credentials", &["error"]),
     ("ims", &["clock", "credentials", "error", "token"]),
     ("telemetry", &[]),
-    ("source", &["clock", "credentials", "error", "ims", "telemetry", "token"]),
+    ("store", &["clock", "credentials", "error", "telemetry", "token"]),
+    ("source", &["clock", "credentials", "error", "ims", "store", "telemetry", "token"]),
     ("middleware", &["error", "source", "telemetry", "token"]),
     ("reqwest_chain", &["error", "middleware", "telemetry"]),
-    ("mock", &[]),
+    ("mock", &["store"]),
 ];
 
 fn files(folder: &Path) -> Vec<PathBuf> {

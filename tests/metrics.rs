@@ -13,8 +13,8 @@ use http::{Request, Response, StatusCode};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_adobe_auth::{
-    AdobeAuthLayer, BoxError, ErrorKind, NoAuthorization, TokenError, TokenResponse, TokenSource,
-    telemetry,
+    AdobeAuthLayer, BoxError, ErrorKind, MemoryStore, NoAuthorization, TokenError, TokenResponse,
+    TokenSource, telemetry,
 };
 
 const FIREFLY: &str = "https://firefly-api.adobe.io/v3/models";
@@ -401,6 +401,34 @@ async fn the_middleware_of_reqwest_middleware_counts_as_the_layer_does() {
     assert_eq!(value(telemetry::RECOVERIES, &recovered), Some(1.0));
 }
 
+#[tokio::test]
+async fn what_was_asked_of_the_store_is_counted_by_operation_and_outcome() {
+    LazyLock::force(&RECORDER);
+    let store = MemoryStore::default();
+    let process = |name: &str| {
+        let fetch = || async { Ok(TokenResponse::new("a-token", Duration::from_secs(60))) };
+        TokenSource::builder_from_fetcher(fetch)
+            .name(name)
+            .store(store.clone())
+            .store_name("metrics")
+            .build()
+            .unwrap()
+    };
+    process("store-asks").token().await.unwrap();
+    process("store-takes").token().await.unwrap();
+
+    let of = |source, operation, outcome| {
+        let labels = [("source", source), ("operation", operation), ("outcome", outcome)];
+        value(telemetry::STORE, &labels)
+    };
+    assert_eq!(of("store-asks", "load", "miss"), Some(2.0));
+    assert_eq!(of("store-asks", "lease", "granted"), Some(1.0));
+    assert_eq!(of("store-asks", "save", "saved"), Some(1.0));
+    assert_eq!(of("store-asks", "release", "released"), Some(1.0));
+    assert_eq!(of("store-takes", "load", "hit"), Some(1.0));
+    assert_eq!(of("store-takes", "lease", "granted"), None);
+}
+
 /// The names between quotes that begin as ours do, without what Prometheus adds to a histogram.
 fn names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
@@ -423,6 +451,7 @@ fn constants() -> BTreeSet<String> {
         telemetry::WAITERS,
         telemetry::UNAUTHORIZED,
         telemetry::RECOVERIES,
+        telemetry::STORE,
     ]
     .map(str::to_owned)
     .into()
@@ -430,7 +459,10 @@ fn constants() -> BTreeSet<String> {
 
 #[tokio::test]
 async fn the_names_are_those_of_the_constants_and_of_the_docs() {
-    source("names", Duration::from_secs(60)).token().await.unwrap();
+    let fetch = || async { Ok(TokenResponse::new("a-token", Duration::from_secs(60))) };
+    LazyLock::force(&RECORDER);
+    let builder = TokenSource::builder_from_fetcher(fetch).name("names").store_name("names");
+    builder.store(MemoryStore::default()).build().unwrap().token().await.unwrap();
 
     assert_eq!(names(&RECORDER.render()), constants());
     assert_eq!(names(include_str!("../src/telemetry/mod.rs")), constants());

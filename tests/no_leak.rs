@@ -24,9 +24,10 @@ use tokio::time::sleep;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_adobe_auth::{
     AccessToken, AcquireTimeout, AdobeAuthLayer, BoxError, Credentials, Environment, ErrorKind,
-    FileCredentials, ImsClient, InsecureUri, MinLifetime, NoAuthorization, NoReplay,
-    ReplayUnauthorized, Replayed, TokenError, TokenResponse, TokenSource, TokenSources,
-    mock::{Answer, MockIms},
+    FileCredentials, ImsClient, InsecureUri, Lease, MemoryStore, MinLifetime, NoAuthorization,
+    NoReplay, ReplayUnauthorized, Replayed, Saved, StoreError, StoreKey, StoredToken, TokenError,
+    TokenResponse, TokenSource, TokenSources,
+    mock::{Answer, MockIms, check_token_store},
 };
 use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
 
@@ -34,8 +35,8 @@ const SECRET: &str = "p8e-a+b&c=d%41 é/current";
 const NEXT_SECRET: &str = "p8e-e~f?g#h /next";
 
 /// Public names that are no values: traits.
-const TRAITS: [&str; 6] =
-    ["FetchToken", "Message", "ProvideCredentials", "Repeat", "Replay", "Reply"];
+const TRAITS: [&str; 7] =
+    ["FetchToken", "Message", "ProvideCredentials", "Repeat", "Replay", "Reply", "TokenStore"];
 
 /// Everything that any crate logged.
 #[derive(Clone, Default)]
@@ -217,6 +218,7 @@ async fn neither_secret_nor_token_is_told_by_any_type_or_event() {
     refusals_and_malformed_answers(&mut walk, &ims, token.expose_secret()).await;
     recovery(&mut walk, &ims).await;
     other_failures(&mut walk).await;
+    store(&mut walk, &ims).await;
     mock(&mut walk, &ims);
 
     // A flight of a dropped source may still have a word to say.
@@ -227,6 +229,7 @@ async fn neither_secret_nor_token_is_told_by_any_type_or_event() {
         "fetched an access token",
         "an API refused the access token",
         "the credentials file is no good",
+        "took the access token of another process from the store",
         "could not fetch an access token",
         "no token for a host that is not allowed",
         "starting new connection",
@@ -255,6 +258,12 @@ async fn neither_secret_nor_token_is_told_by_any_type_or_event() {
     public.retain(|name| !walk.seen.contains(&**name) && !TRAITS.contains(&&**name));
     if cfg!(not(feature = "reqwest-middleware")) {
         public.remove("AdobeAuthMiddleware");
+    }
+    if cfg!(not(feature = "file-store")) {
+        public.remove("FileStore");
+    }
+    if cfg!(not(feature = "redis-store")) {
+        public.remove("RedisStore");
     }
     assert!(public.is_empty(), "these public types are not walked: {public:?}");
 }
@@ -502,6 +511,41 @@ async fn other_failures(walk: &mut Walk) {
     }
 }
 
+/// A token that two sources share.
+async fn store(walk: &mut Walk, ims: &MockIms) {
+    let store = MemoryStore::default();
+    let key = StoreKey::new("id", *b"p8e-of-the-store-p8e-of-the-stor");
+    walk.must_not_tell("p8e-of-the-store-p8e-of-the-stor");
+    for _ in 0..2 {
+        let builder = TokenSource::builder(credentials())
+            .environment(Environment::custom(ims.url()).unwrap())
+            .encrypt_with(key.clone())
+            .store(store.clone());
+        walk.show("TokenSourceBuilder", &builder);
+        let tokens = builder.build().unwrap();
+        walk.must_not_tell_token(tokens.token().await.unwrap().expose_secret());
+        walk.show("TokenSource", &tokens);
+    }
+    walk.show("StoreKey", &key);
+    walk.show("MemoryStore", &store);
+    walk.show("StoredToken", &StoredToken::new(1, SECRET));
+    #[cfg(feature = "file-store")]
+    walk.show("FileStore", &tower_adobe_auth::FileStore::in_folder("folder"));
+    #[cfg(feature = "redis-store")]
+    {
+        use tower_adobe_auth::RedisStore;
+        let url = format!("redis://user:{SECRET_ASCII}@127.0.0.1:1/0");
+        walk.show("RedisStore", &RedisStore::new(&url).unwrap());
+        let url = url.replace("/0", "/none");
+        walk.tell("ConfigError", &RedisStore::new(&url).unwrap_err());
+    }
+    walk.show("Lease", &Lease::new("owner", 1));
+    walk.show("Saved", &Saved::Saved);
+    let faults = check_token_store(MemoryStore::default).await.unwrap_err();
+    walk.show("StoreFaults", &faults);
+    walk.tell("StoreError", &StoreError::new("out of order"));
+}
+
 fn mock(walk: &mut Walk, ims: &MockIms) {
     let sources =
         TokenSources::new(|key: &String| TokenSource::new(Credentials::new("id", key.as_str())));
@@ -528,6 +572,9 @@ fn secrets_are_held_in_types_that_wipe_themselves() {
         ("credentials/json.rs", "type Text = Zeroizing<String>;"),
         ("token.rs", "    pub(crate) access_token: SecretString,"),
         ("token.rs", "    secret: SecretString,"),
+        ("store/token_store.rs", "    value: Zeroizing<Vec<u8>>,"),
+        ("store/key.rs", "    secret: Arc<Zeroizing<[u8; LENGTH]>>,"),
+        ("store/sealed.rs", "    pub(crate) access_token: Zeroizing<String>,"),
         ("ims/response.rs", "    pub(crate) body: Zeroizing<Vec<u8>>,"),
         (
             "ims/request.rs",

@@ -181,6 +181,17 @@ impl ImsClient {
     }
 }
 
+#[cfg(feature = "store")]
+impl ImsClient {
+    pub(super) fn provider(&self) -> &Provider {
+        &self.inner.provider
+    }
+
+    pub(super) fn token_url(&self) -> &Uri {
+        &self.inner.token_url
+    }
+}
+
 impl Inner {
     fn key(&self, secret: &ClientSecret) -> u64 {
         self.hasher.hash_one(secret.expose_secret())

@@ -9,6 +9,8 @@ mod claims;
 mod client;
 mod environment;
 mod failure;
+#[cfg(feature = "store")]
+mod identity;
 mod lifetime;
 mod request;
 #[cfg(feature = "reqwest")]

@@ -269,6 +269,11 @@
 //! # }
 //! ```
 //!
+//! # A token store of your own
+//!
+//! [`check_token_store`] tells whether a [`TokenStore`](crate::TokenStore) does what a source relies
+//! on, and what is wrong with it.
+//!
 //! # Time
 //!
 //! The mock lives by the real clock, on a thread of its own. To see tokens end, let them be short:
@@ -318,6 +323,7 @@ mod script;
 mod secrets;
 mod server;
 mod state;
+mod store_check;
 mod token_request;
 mod tokens;
 
@@ -325,4 +331,5 @@ pub use self::answer::Answer;
 pub use self::builder::MockImsBuilder;
 pub use self::gate::Gate;
 pub use self::mock_ims::MockIms;
+pub use self::store_check::{StoreFaults, check_token_store};
 pub use self::token_request::TokenRequest;

@@ -9,6 +9,7 @@ use std::{
 use super::{
     backoff::Backoff,
     fetch::{ErasedFetchToken, FetchToken},
+    fleet::{Fleet, Sharing},
     schedule::{DEFAULT_REFRESH_AT, Schedule},
     shared::{Settings, Shared},
     token_source::TokenSource,
@@ -41,6 +42,7 @@ use crate::{
 pub struct TokenSourceBuilder<F> {
     fetcher: F,
     settings: Settings,
+    pub(super) sharing: Sharing,
 }
 
 /// What [`backoff_cap`](TokenSourceBuilder::backoff_cap) may be set to at least.
@@ -63,7 +65,7 @@ impl<F> TokenSourceBuilder<F> {
             retry_for: Duration::from_secs(5),
             name: "default".into(),
         };
-        Self { fetcher, settings }
+        Self { fetcher, settings, sharing: Sharing::default() }
     }
 
     /// Names the source, for its spans and metrics. Default: `default`.
@@ -164,8 +166,12 @@ impl<F> TokenSourceBuilder<F> {
         Ok(())
     }
 
-    fn finish(settings: Settings, fetcher: impl ErasedFetchToken + 'static) -> TokenSource {
-        TokenSource::from_shared(Shared::new(settings, Arc::new(fetcher)))
+    fn finish(
+        settings: Settings,
+        fetcher: impl ErasedFetchToken + 'static,
+        fleet: Fleet,
+    ) -> TokenSource {
+        TokenSource::from_shared(Shared::new(settings, Arc::new(fetcher), fleet))
     }
 }
 
@@ -203,9 +209,10 @@ impl TokenSourceBuilder<ImsClientBuilder> {
     /// [`transport`](ImsClientBuilder::transport) was given one: by [`map_ims`](Self::map_ims).
     pub fn build(self) -> Result<TokenSource, ConfigError> {
         self.check()?;
-        let Self { fetcher, settings } = self;
+        let Self { fetcher, settings, sharing } = self;
         let client = fetcher.build()?.with_clock(settings.clock.clone());
-        Ok(Self::finish(settings, client))
+        let fleet = sharing.build(Some(&client))?;
+        Ok(Self::finish(settings, client, fleet))
     }
 }
 
@@ -217,12 +224,14 @@ impl<F: FetchToken> TokenSourceBuilder<Custom<F>> {
     /// If a setting cannot be used.
     pub fn build(self) -> Result<TokenSource, ConfigError> {
         self.check()?;
-        Ok(self.start())
+        let Self { fetcher, settings, sharing } = self;
+        let fleet = sharing.build(None)?;
+        Ok(Self::finish(settings, fetcher.0, fleet))
     }
 
-    /// The settings are known to be good.
+    /// The settings are the defaults.
     pub(super) fn start(self) -> TokenSource {
-        Self::finish(self.settings, self.fetcher.0)
+        Self::finish(self.settings, self.fetcher.0, Fleet::default())
     }
 }
 
@@ -230,6 +239,7 @@ impl<F> fmt::Debug for TokenSourceBuilder<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenSourceBuilder")
             .field("settings", &self.settings)
+            .field("sharing", &self.sharing)
             .finish_non_exhaustive()
     }
 }

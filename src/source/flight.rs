@@ -16,7 +16,11 @@ use tokio::{
 };
 use tracing::{Instrument, Span, debug, field::Empty, info, info_span, warn};
 
-use super::{closing::Open, shared::Shared};
+use super::{
+    closing::Open,
+    fleet::{Asked, Visit},
+    shared::Shared,
+};
 use crate::{
     error::{ErrorKind, TokenError},
     token::AccessToken,
@@ -103,9 +107,15 @@ async fn attempts(shared: &Arc<Shared>, number: u64) -> Outcome {
     let settings = &shared.settings;
     let start = Instant::now();
     let mut attempt = 1;
+    let mut visit = Visit::new(shared);
     loop {
         Span::current().record("attempt", attempt);
-        let error = match attempt_once(shared).await {
+        let turn = match visit.ask(shared).await {
+            Asked::Token(token) => return Ok(token),
+            Asked::Turn(turn) => turn,
+        };
+        let outcome = attempt_once(shared).await;
+        let error = match visit.end(shared, turn, outcome).await {
             Ok(token) => {
                 let expires_in = token.lifetime().as_secs_f64();
                 let duration = start.elapsed().as_secs_f64();

@@ -5,22 +5,32 @@
 //! time. A [`flight`] is one refresh: a task of its own, which no caller's life decides over. The
 //! [`keeper`] starts flights when nobody calls.
 
+#[cfg(not(feature = "store"))]
+mod alone;
 mod backoff;
 mod builder;
 mod closing;
 mod counts;
 mod fetch;
+#[cfg(feature = "store")]
+mod fleet;
 mod flight;
 mod keeper;
 mod refusals;
 mod schedule;
 mod shared;
+#[cfg(feature = "store")]
+mod sharing;
 mod spread;
 mod state;
 mod status;
 mod token_source;
 mod token_sources;
+#[cfg(feature = "store")]
+mod visit;
 
+#[cfg(not(feature = "store"))]
+use self::alone as fleet;
 pub(crate) use self::shared::Seen;
 pub use self::{
     builder::TokenSourceBuilder,

@@ -16,12 +16,12 @@ use tracing::{debug, warn};
 use super::{
     backoff::Backoff,
     fetch::ErasedFetchToken,
+    fleet::Fleet,
     flight::{self, Joined, Outcome},
     keeper,
     schedule::Schedule,
     spread,
     state::{Current, Decision, State},
-    status::Status,
 };
 use crate::{
     clock::{Clock, Moment, Tick},
@@ -53,6 +53,7 @@ pub(super) struct Settings {
 pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) fetcher: Arc<dyn ErasedFetchToken>,
+    pub(super) fleet: Fleet,
     /// What readers need of `state`, published after each change of it.
     current: ArcSwapOption<Current>,
     /// How often `current` was published.
@@ -87,7 +88,11 @@ pub(super) enum Acquired {
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings, fetcher: Arc<dyn ErasedFetchToken>) -> Self {
+    pub(super) fn new(
+        settings: Settings,
+        fetcher: Arc<dyn ErasedFetchToken>,
+        fleet: Fleet,
+    ) -> Self {
         Self {
             current: ArcSwapOption::empty(),
             version: AtomicU64::new(0),
@@ -100,6 +105,7 @@ impl Shared {
             telemetry: Telemetry::new(&settings.name),
             settings,
             fetcher,
+            fleet,
         }
     }
 
@@ -268,7 +274,8 @@ impl Shared {
 
     /// When an attempt that starts now should long have ended: it ends itself in half of that.
     fn overdue_at(&self, now: Moment) -> Instant {
-        now.plus(self.settings.attempt_timeout.saturating_mul(2)).monotonic
+        let limit = self.settings.attempt_timeout.saturating_mul(2);
+        now.plus(limit.saturating_add(self.fleet.longest_wait())).monotonic
     }
 
     /// Notes a failed attempt of this flight and returns how long IMS is to be left alone now;
@@ -328,15 +335,6 @@ impl Shared {
 
     pub(super) fn drop_token(&self, token: &AccessToken) {
         self.update(|state| state.drop_token(token));
-    }
-
-    pub(super) fn is_flying(&self) -> bool {
-        self.read(State::is_flying)
-    }
-
-    pub(super) fn status(&self) -> Status {
-        let now = self.now();
-        self.read(|state| Status::of(state, now))
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<()> {

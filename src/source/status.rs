@@ -8,7 +8,10 @@ use std::{
 use tokio::sync::watch;
 
 use super::{shared::Shared, state::State};
-use crate::{clock::Moment, error::TokenError};
+use crate::{
+    clock::Moment,
+    error::{StoreError, TokenError},
+};
 
 /// What a [`TokenSource`](crate::TokenSource) knows at one moment.
 ///
@@ -34,10 +37,11 @@ pub struct Status {
     failing_since: Option<SystemTime>,
     failures: u32,
     last_error: Option<TokenError>,
+    store_error: Option<StoreError>,
 }
 
 impl Status {
-    pub(super) fn of<F: Clone>(state: &State<F>, now: Moment) -> Self {
+    fn of<F: Clone>(state: &State<F>, now: Moment) -> Self {
         let token = state.token(now);
         let failure = state.failure();
         Self {
@@ -47,6 +51,7 @@ impl Status {
             failing_since: failure.map(|failure| failure.since.wall),
             failures: failure.map_or(0, |failure| failure.count),
             last_error: failure.map(|failure| failure.error.clone()),
+            store_error: None,
         }
     }
 
@@ -91,6 +96,26 @@ impl Status {
     #[must_use]
     pub fn last_error(&self) -> Option<&TokenError> {
         self.last_error.as_ref()
+    }
+
+    /// Why the token store was of no use the last time that it was asked, so that this source went
+    /// on alone. `None` if it worked, or if there is none. No reason not to be ready.
+    #[must_use]
+    pub fn store_error(&self) -> Option<&StoreError> {
+        self.store_error.as_ref()
+    }
+}
+
+impl Shared {
+    pub(super) fn is_flying(&self) -> bool {
+        self.read(State::is_flying)
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let now = self.now();
+        let mut status = self.read(|state| Status::of(state, now));
+        status.store_error = self.fleet.failure();
+        status
     }
 }
 

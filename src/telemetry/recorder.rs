@@ -25,6 +25,8 @@ pub const WAITERS: &str = "adobe_auth_waiters";
 pub const UNAUTHORIZED: &str = "adobe_auth_unauthorized_total";
 /// Counter: requests that were refused and could be replayed, by `outcome`.
 pub const RECOVERIES: &str = "adobe_auth_recoveries_total";
+/// Counter: what was asked of the token store, by `operation` and `outcome`.
+pub const STORE: &str = "adobe_auth_store_total";
 
 /// The handles of one source, registered once: to look one up for each request would allocate.
 pub(crate) struct Telemetry {
@@ -126,6 +128,15 @@ impl Telemetry {
     }
 }
 
+#[cfg(feature = "store")]
+impl Telemetry {
+    pub(crate) fn stored(&self, operation: &'static str, outcome: &'static str) {
+        let source = self.source.clone();
+        counter!(STORE, "source" => source, "operation" => operation, "outcome" => outcome)
+            .increment(1);
+    }
+}
+
 fn describe() {
     describe_counter!(REQUESTS, "Requests, by how they got their token");
     describe_histogram!(REMAINING, Unit::Seconds, "Remaining life of the tokens that were sent");
@@ -134,5 +145,6 @@ fn describe() {
     describe_gauge!(EXPIRY, Unit::Seconds, "Remaining life of the token in hand");
     describe_gauge!(WAITERS, "Callers that wait for a token");
     describe_counter!(UNAUTHORIZED, "Answers with status 401, by what was made of them");
+    describe_counter!(STORE, "What was asked of the token store, by operation and outcome");
     describe_counter!(RECOVERIES, "Refused requests that could be replayed, by outcome");
 }

@@ -33,3 +33,8 @@ impl Telemetry {
 
     pub(crate) fn recovery(&self, _outcome: Recovery) {}
 }
+
+#[cfg(feature = "store")]
+impl Telemetry {
+    pub(crate) fn stored(&self, _operation: &'static str, _outcome: &'static str) {}
+}

@@ -1,0 +1,268 @@
+//! The files of one key, and what is done with them. Everything here blocks.
+//!
+//! - `<key>.token`: the value, behind a line with its version and its end.
+//! - `<key>.lease`: who has the lease, and the highest version that was granted.
+//! - `<key>.<owner>.alive`: locked as long as the holder of the lease lives.
+//! - `<key>.lock`: locked by who changes one of them, for a moment.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Read, Write},
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant, SystemTime},
+};
+
+use fs4::{FileExt, TryLockError};
+use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+use tracing::warn;
+use zeroize::Zeroizing;
+
+use super::super::{Saved, StoredToken};
+use crate::error::BoxError;
+
+/// What is longer is none of ours.
+const LONGEST: u64 = 128 * 1024;
+
+/// How long to wait while others change files: a process may have been stopped while it did.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+pub(super) struct Entry {
+    folder: PathBuf,
+    key: String,
+}
+
+/// What stands in `<key>.lease`.
+#[derive(Default, Deserialize, Serialize)]
+struct Leases {
+    granted: u64,
+    owner: Option<String>,
+    /// When the lease ends: milliseconds since 1970. All processes have the clock of this host.
+    until: u64,
+}
+
+impl Entry {
+    pub(super) fn new(folder: &Path, key: &str) -> Result<Self, BoxError> {
+        is_plain(key)?;
+        Ok(Self { folder: folder.to_owned(), key: key.to_owned() })
+    }
+
+    pub(super) fn load(&self) -> Result<Option<StoredToken>, BoxError> {
+        let kept = self.read_token()?;
+        Ok(kept.filter(|(_, until)| *until > now()).map(|(token, _)| token))
+    }
+
+    pub(super) fn save(&self, token: &StoredToken) -> Result<Saved, BoxError> {
+        let _changing = self.change()?;
+        let kept = self.read_token()?;
+        if kept.is_some_and(|(kept, _)| kept.version() >= token.version()) {
+            return Ok(Saved::Superseded);
+        }
+        let ttl = token.ttl().unwrap_or(Duration::from_secs(86_400));
+        let head = format!("{} {}\n", token.version(), now().saturating_add(millis(ttl)));
+        self.replace("token", &[head.as_bytes(), token.value()])?;
+        Ok(Saved::Saved)
+    }
+
+    /// The version of a new lease and the lock that its holder keeps, unless somebody has it.
+    pub(super) fn lease(
+        &self,
+        owner: &str,
+        ttl: Duration,
+        above: u64,
+    ) -> Result<Option<(u64, File)>, BoxError> {
+        is_plain(owner)?;
+        let _changing = self.change()?;
+        let leases = self.read_leases()?;
+        if let Some(held) = &leases.owner {
+            if leases.until > now() && self.is_alive(held)? {
+                return Ok(None);
+            }
+            // Dead, or at the end of its lease.
+            let _ = fs::remove_file(self.alive(held));
+        }
+        let kept = self.read_token()?.map_or(0, |(kept, _)| kept.version());
+        let granted = leases.granted.max(kept).max(above).saturating_add(1);
+        let until = now().saturating_add(millis(ttl));
+        let lock = create(&self.alive(owner))?;
+        FileExt::try_lock(&lock)?;
+        let leases = Leases { granted, owner: Some(owner.to_owned()), until };
+        self.replace("lease", &[&serde_json::to_vec(&leases)?])?;
+        Ok(Some((granted, lock)))
+    }
+
+    pub(super) fn release(&self, owner: &str) -> Result<(), BoxError> {
+        is_plain(owner)?;
+        let _changing = self.change()?;
+        let leases = self.read_leases()?;
+        if leases.owner.as_deref() == Some(owner) {
+            let leases = Leases { owner: None, ..leases };
+            self.replace("lease", &[&serde_json::to_vec(&leases)?])?;
+            let _ = fs::remove_file(self.alive(owner));
+        }
+        Ok(())
+    }
+
+    /// The value, and when its time is over.
+    fn read_token(&self) -> Result<Option<(StoredToken, u64)>, BoxError> {
+        let path = self.path("token");
+        let Some(bytes) = read(&path)? else { return Ok(None) };
+        let parsed = bytes.iter().position(|byte| *byte == b'\n').and_then(|end| {
+            let (version, until) = std::str::from_utf8(&bytes[..end]).ok()?.split_once(' ')?;
+            let (version, until) = (version.parse().ok()?, until.parse().ok()?);
+            is_sane(version).then(|| (StoredToken::new(version, &bytes[end + 1..]), until))
+        });
+        if parsed.is_none() {
+            ignore(&path, "it cannot be read");
+        }
+        Ok(parsed)
+    }
+
+    fn read_leases(&self) -> Result<Leases, BoxError> {
+        let path = self.path("lease");
+        let Some(bytes) = read(&path)? else { return Ok(Leases::default()) };
+        let leases: Option<Leases> = serde_json::from_slice(&bytes).ok();
+        let leases = leases.filter(|leases| is_sane(leases.granted));
+        let leases = leases
+            .filter(|leases| leases.owner.as_deref().is_none_or(|owner| is_plain(owner).is_ok()));
+        Ok(leases.unwrap_or_else(|| {
+            ignore(&path, "it cannot be read");
+            Leases::default()
+        }))
+    }
+
+    fn is_alive(&self, owner: &str) -> Result<bool, BoxError> {
+        let file = match OpenOptions::new().read(true).write(true).open(self.alive(owner)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        match FileExt::try_lock(&file) {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The right to change the files, as long as it is kept.
+    fn change(&self) -> Result<File, BoxError> {
+        create_folder(&self.folder)?;
+        let file = create(&self.path("lock"))?;
+        let start = Instant::now();
+        loop {
+            match FileExt::try_lock(&file) {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
+                    sleep(Duration::from_millis(1));
+                }
+                Err(TryLockError::WouldBlock) => return Err("its files are locked".into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Replaces a file in one step, and makes that last.
+    fn replace(&self, kind: &str, parts: &[&[u8]]) -> Result<(), BoxError> {
+        // Only we can read it, from birth.
+        let mut file = NamedTempFile::with_prefix_in(".new-", &self.folder)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
+        file.as_file().sync_all()?;
+        file.persist(self.path(kind))?;
+        #[cfg(unix)]
+        File::open(&self.folder)?.sync_all()?;
+        Ok(())
+    }
+
+    fn path(&self, kind: &str) -> PathBuf {
+        self.folder.join(format!("{}.{kind}", self.key))
+    }
+
+    fn alive(&self, owner: &str) -> PathBuf {
+        self.path(&format!("{owner}.alive"))
+    }
+}
+
+/// Versions are about the time in milliseconds. One that is far ahead of it is none of ours: nothing
+/// could replace it.
+fn is_sane(version: u64) -> bool {
+    version < now().saturating_add(365 * 86_400_000)
+}
+
+/// Names become parts of paths.
+fn is_plain(name: &str) -> Result<(), BoxError> {
+    let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if plain && name.len() <= 100 {
+        Ok(())
+    } else {
+        Err("a name has letters and digits only".into())
+    }
+}
+
+/// The file as a whole; nothing if it is not there, or is none of ours.
+fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, BoxError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let metadata = file.metadata()?;
+    let reason = match () {
+        () if !metadata.is_file() => "it is no file",
+        () if metadata.len() > LONGEST => "it is too long",
+        () if others_may_write(&metadata) => "others may write it",
+        () => {
+            let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
+            file.take(LONGEST).read_to_end(&mut bytes)?;
+            return Ok(Some(bytes));
+        }
+    };
+    ignore(path, reason);
+    Ok(None)
+}
+
+fn ignore(path: &Path, reason: &str) {
+    let path = path.display();
+    warn!(%path, reason, "a file of the token store is no good; it is ignored");
+}
+
+#[cfg(unix)]
+fn others_may_write(metadata: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    metadata.mode() & 0o022 != 0
+}
+
+#[cfg(not(unix))]
+fn others_may_write(_metadata: &fs::Metadata) -> bool {
+    false
+}
+
+#[cfg(unix)]
+fn create_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+#[cfg(not(unix))]
+fn create_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)
+}
+
+/// An empty file to be locked, made if need be.
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+fn now() -> u64 {
+    millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,474 @@
+//! A token in Redis: a fleet of real processes, and a real server with all that befalls it.
+
+#![cfg(all(feature = "redis-store", feature = "reqwest", unix))]
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    env, io,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tempfile::TempDir;
+use tower_adobe_auth::{
+    Credentials, Environment, Lease, RedisStore, StoreKey, TokenSource, TokenStore,
+    mock::{Answer, MockIms, check_token_store},
+};
+
+/// A server of its own on a socket in a folder.
+struct Server {
+    folder: TempDir,
+    process: Option<Child>,
+}
+
+impl Server {
+    /// `None` where there is no server to be had, unless `REQUIRE_REDIS` says that there is.
+    fn start() -> Option<Self> {
+        let installed = Command::new("redis-server").arg("--version").output().is_ok();
+        if !installed {
+            assert!(env::var_os("REQUIRE_REDIS").is_none(), "redis-server is not installed");
+            eprintln!("skipped: redis-server is not installed");
+            return None;
+        }
+        let mut server = Self { folder: tempfile::tempdir().unwrap(), process: None };
+        server.run();
+        Some(server)
+    }
+
+    fn run(&mut self) {
+        let process = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .arg(self.socket())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+        until("a server that answers", || {
+            let client = redis::Client::open(self.url()).unwrap();
+            client.get_connection().is_ok()
+        });
+    }
+
+    fn stop(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    fn signal(&self, signal: &str) {
+        let process = self.process.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &process]).status().unwrap().success());
+    }
+
+    fn socket(&self) -> std::path::PathBuf {
+        self.folder.path().join("redis.sock")
+    }
+
+    fn url(&self) -> String {
+        format!("redis+unix://{}", self.socket().display())
+    }
+
+    fn store(&self) -> RedisStore {
+        RedisStore::new(self.url()).unwrap()
+    }
+
+    /// What the server answers to a command, from outside.
+    fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(word);
+        }
+        command.query(&mut connection).unwrap()
+    }
+
+    /// The key of this kind.
+    fn key(&self, kind: &str) -> String {
+        let keys: Vec<String> = self.command(&["KEYS", &format!("*:{kind}")]);
+        assert_eq!(keys.len(), 1, "{keys:?}");
+        keys[0].clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            self.stop();
+        }
+    }
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(30), "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn builder(
+    ims: &MockIms,
+    store: RedisStore,
+) -> tower_adobe_auth::TokenSourceBuilder<tower_adobe_auth::ImsClientBuilder> {
+    TokenSource::builder(Credentials::new(MockIms::CLIENT_ID, MockIms::CLIENT_SECRET))
+        .environment(Environment::custom(ims.url()).unwrap())
+        .store(store)
+}
+
+fn source(ims: &MockIms, server: &Server) -> TokenSource {
+    builder(ims, server.store()).build().unwrap()
+}
+
+async fn secret(tokens: &TokenSource) -> String {
+    tokens.token().await.unwrap().expose_secret().to_owned()
+}
+
+/// What a process of its own does: this binary, started by [`start`].
+#[test]
+fn worker() {
+    let Ok(ims) = env::var("WORKER_IMS") else { return };
+    let tokens = TokenSource::builder(Credentials::new(MockIms::CLIENT_ID, MockIms::CLIENT_SECRET))
+        .environment(Environment::custom(ims).unwrap())
+        .store(RedisStore::new(env::var("WORKER_STORE").unwrap()).unwrap())
+        .lease_ttl(Duration::from_millis(env::var("WORKER_LEASE").unwrap().parse().unwrap()))
+        // Many processes share the processors of this machine.
+        .store_timeout(Duration::from_secs(10))
+        .build()
+        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    println!("\ntoken {}", runtime.block_on(secret(&tokens)));
+}
+
+/// A process that gets itself a token and prints it.
+fn start(ims: &MockIms, server: &Server, lease: Duration) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args(["--exact", "worker", "--nocapture", "--test-threads", "1"])
+        .env("WORKER_IMS", ims.url())
+        .env("WORKER_STORE", server.url())
+        .env("WORKER_LEASE", lease.as_millis().to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn token_of(mut child: Child) -> String {
+    // To the end: a pipe that breaks is an error for who writes.
+    let text = io::read_to_string(child.stdout.take().unwrap()).unwrap();
+    child.wait().unwrap();
+    let token = text.lines().find_map(|line| line.strip_prefix("token ").map(str::to_owned));
+    token.expect("the process printed a token")
+}
+
+const LEASE: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn does_what_a_store_has_to_do() {
+    let Some(server) = Server::start() else { return };
+
+    check_token_store(|| server.store()).await.unwrap();
+}
+
+#[test]
+fn fifty_processes_that_start_at_once_ask_once() {
+    let Some(server) = Server::start() else { return };
+    let ims = MockIms::start_blocking();
+    ims.set_delay(Duration::from_millis(500));
+
+    let fleet: Vec<_> = (0..50).map(|_| start(&ims, &server, LEASE)).collect();
+    let tokens: Vec<_> = fleet.into_iter().map(token_of).collect();
+
+    assert!(tokens.iter().all(|token| *token == tokens[0]));
+    assert_eq!(ims.token_requests(), 1);
+}
+
+#[test]
+fn when_the_process_that_asks_is_killed_another_takes_over_within_the_lease() {
+    let Some(server) = Server::start() else { return };
+    let ims = MockIms::start_blocking();
+    ims.respond_next([Answer::hang()]);
+    let lease = Duration::from_secs(3);
+    let mut leader = start(&ims, &server, lease);
+    until("the token request of the leader", || ims.token_requests() == 1);
+    let fleet: Vec<_> = (0..10).map(|_| start(&ims, &server, lease)).collect();
+
+    // SIGKILL.
+    leader.kill().unwrap();
+    leader.wait().unwrap();
+    let killed = Instant::now();
+    let tokens: Vec<_> = fleet.into_iter().map(token_of).collect();
+
+    assert!(tokens.iter().all(|token| *token == tokens[0]));
+    assert_eq!(ims.token_requests(), 2);
+    assert!(killed.elapsed() < lease + Duration::from_secs(3), "{:?}", killed.elapsed());
+}
+
+/// Asks for the token all the time, as traffic does, and finds one at hand each time.
+async fn serves(tokens: &TokenSource, time: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        assert!(tokens.try_token().is_some(), "no token after {:?}", start.elapsed());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Two processes whose tokens are renewed every second or two.
+async fn two(ims: &MockIms, server: &Server) -> [TokenSource; 2] {
+    ims.set_token_lifetime(Duration::from_secs(4));
+    let two = [source(ims, server), source(ims, server)];
+    for tokens in &two {
+        secret(tokens).await;
+    }
+    assert_eq!(ims.token_requests(), 1);
+    two
+}
+
+/// Both have served all the time, and share again.
+async fn shares_again(ims: &MockIms, [one, another]: &[TokenSource; 2]) {
+    ims.set_token_lifetime(Duration::from_secs(600));
+    let start = Instant::now();
+    while secret(one).await != secret(another).await
+        || one.status().store_error().is_some()
+        || another.status().store_error().is_some()
+    {
+        assert!(start.elapsed() < Duration::from_secs(30), "they do not share again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn serve_both([one, another]: &[TokenSource; 2], time: Duration) {
+    tokio::join!(serves(one, time), serves(another, time));
+}
+
+const A_WHILE: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn a_server_that_is_stopped_and_started_empty_costs_no_request() {
+    let Some(mut server) = Server::start() else { return };
+    let ims = MockIms::start().await;
+    let fleet = two(&ims, &server).await;
+
+    server.stop();
+    serve_both(&fleet, A_WHILE).await;
+    assert!(fleet[0].status().store_error().is_some());
+    server.run();
+    serve_both(&fleet, A_WHILE).await;
+
+    shares_again(&ims, &fleet).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_paused_costs_no_request() {
+    let Some(server) = Server::start() else { return };
+    let ims = MockIms::start().await;
+    let fleet = two(&ims, &server).await;
+
+    server.signal("-STOP");
+    serve_both(&fleet, A_WHILE).await;
+    assert!(fleet[0].status().store_error().is_some());
+    server.signal("-CONT");
+    serve_both(&fleet, A_WHILE).await;
+
+    shares_again(&ims, &fleet).await;
+}
+
+#[tokio::test]
+async fn a_server_at_its_memory_limit_costs_no_request() {
+    let Some(server) = Server::start() else { return };
+    let ims = MockIms::start().await;
+    let fleet = two(&ims, &server).await;
+
+    let _: () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    serve_both(&fleet, A_WHILE).await;
+    assert!(fleet[0].status().store_error().is_some());
+    let _: () = server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    serve_both(&fleet, A_WHILE).await;
+
+    shares_again(&ims, &fleet).await;
+}
+
+#[tokio::test]
+async fn a_server_that_was_emptied_beneath_the_fleet_is_filled_again() {
+    let Some(server) = Server::start() else { return };
+    let ims = MockIms::start().await;
+    let fleet = [source(&ims, &server), source(&ims, &server)];
+    let before = secret(&fleet[0]).await;
+    assert_eq!(secret(&fleet[1]).await, before);
+
+    let _: () = server.command(&["FLUSHALL"]);
+    fleet[0].refresh().await.unwrap();
+
+    let after = fleet[1].refresh().await.unwrap();
+    assert_eq!(after.expose_secret(), secret(&fleet[0]).await);
+    assert_eq!(ims.token_requests(), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_costs_the_first_token_a_quarter_of_a_second_at_most() {
+    let Some(server) = Server::start() else { return };
+    let ims = MockIms::start().await;
+    server.signal("-STOP");
+    let start = Instant::now();
+
+    secret(&source(&ims, &server)).await;
+
+    assert!(start.elapsed() < Duration::from_millis(750), "{:?}", start.elapsed());
+    server.signal("-CONT");
+}
+
+#[tokio::test]
+async fn clocks_two_minutes_apart_do_not_matter() {
+    let Some(server) = Server::start() else { return };
+    let ims = MockIms::start().await;
+    ims.set_token_lifetime(Duration::from_secs(600));
+    let clock = |early: u64, late: u64| {
+        let now =
+            move || SystemTime::now() + Duration::from_secs(early) - Duration::from_secs(late);
+        builder(&ims, server.store()).wall_clock(now).build().unwrap()
+    };
+    let fleet = [clock(120, 0), clock(0, 120), clock(0, 0)];
+
+    let first = secret(&fleet[0]).await;
+    for tokens in &fleet {
+        assert_eq!(secret(tokens).await, first);
+    }
+    // Whoever's clock it is, what one fetches is newer to the others.
+    for leader in 0..3 {
+        let renewed = fleet[leader].refresh().await.unwrap();
+        for (_, tokens) in fleet.iter().enumerate().filter(|(other, _)| *other != leader) {
+            let taken = tokens.refresh().await.unwrap();
+            assert_eq!(taken.expose_secret(), renewed.expose_secret(), "from {leader}");
+        }
+    }
+    assert_eq!(ims.token_requests(), 4);
+}
+
+#[tokio::test]
+async fn nonsense_in_a_key_is_a_miss_and_is_mended() {
+    let Some(server) = Server::start() else { return };
+    let ims = MockIms::start().await;
+    let encrypted = || {
+        let key = StoreKey::new("key", [7; 32]);
+        builder(&ims, server.store()).encrypt_with(key).build().unwrap()
+    };
+    secret(&encrypted()).await;
+    let (token, version, lease) = (server.key("token"), server.key("version"), "lease");
+    let lease = token.replace(":token", &format!(":{lease}"));
+    let good: String = server.command(&["GET", &token]);
+    let mut requests = 1;
+
+    let nonsense = [
+        String::new(),
+        " ".to_owned(),
+        "nonsense".to_owned(),
+        "18446744073709551615 {}".to_owned(),
+        "4503599627370495 {}".to_owned(),
+        "-1 {}".to_owned(),
+        good[..good.len() / 2].to_owned(),
+        good.replace("key", "kez"),
+        good.replacen(' ', "0 ", 1),
+        "x".repeat(1 << 20),
+    ];
+    for value in &nonsense {
+        for key in [&token, &version, &lease] {
+            let _: () = server.command(&["SET", key, value]);
+        }
+        let mended = secret(&encrypted()).await;
+        requests += 1;
+        assert_eq!(ims.token_requests(), requests, "{value:.80}");
+        assert_eq!(secret(&encrypted()).await, mended);
+        assert_eq!(ims.token_requests(), requests, "{value:.80}");
+    }
+    for key in [&token, &version, &lease] {
+        let _: () = server.command(&["DEL", key]);
+        let _: () = server.command(&["RPUSH", key, "a", "list"]);
+    }
+    let mended = secret(&encrypted()).await;
+    assert_eq!(secret(&encrypted()).await, mended);
+    assert_eq!(ims.token_requests(), requests + 1);
+}
+
+#[tokio::test]
+async fn the_keys_end_with_what_they_hold() {
+    let Some(server) = Server::start() else { return };
+    let ims = MockIms::start().await;
+    ims.set_token_lifetime(Duration::from_secs(600));
+
+    let token = secret(&source(&ims, &server)).await;
+
+    let ttl: i64 = server.command(&["PTTL", &server.key("token")]);
+    assert!((590_000..=600_000).contains(&ttl), "{ttl}");
+    let value: String = server.command(&["GET", &server.key("token")]);
+    assert!(value.contains(&token));
+    let keys: Vec<String> = server.command(&["KEYS", "*"]);
+    assert_eq!(keys.len(), 2, "the lease was given back: {keys:?}");
+    assert!(keys.iter().all(|key| key.starts_with("adobe-auth:{")), "{keys:?}");
+}
+
+#[tokio::test]
+async fn with_a_key_the_server_does_not_see_the_token() {
+    let Some(server) = Server::start() else { return };
+    let ims = MockIms::start().await;
+    let key = StoreKey::new("key", [7; 32]);
+
+    let tokens = builder(&ims, server.store()).encrypt_with(key).build().unwrap();
+    let token = secret(&tokens).await;
+
+    let value: String = server.command(&["GET", &server.key("token")]);
+    assert!(!value.contains(&token) && !value.contains("eyJ"), "{value}");
+}
+
+#[tokio::test]
+async fn a_lease_that_is_asked_for_again_by_its_owner_is_granted_again() {
+    let Some(server) = Server::start() else { return };
+    let store = server.store().with_prefix("other:");
+    let lease = async |owner: &str| store.lease("key", owner, LEASE, 0).await.unwrap();
+
+    let first = lease("a").await.unwrap();
+    let again = lease("a").await.unwrap();
+
+    assert!(again.version() > first.version());
+    assert_eq!(lease("b").await, None::<Lease>);
+    assert!(server.key("lease").starts_with("other:{key}"));
+}
+
+#[test]
+fn a_store_outlives_the_runtime_that_it_connected_on() {
+    let Some(server) = Server::start() else { return };
+    let store = server.store();
+    for _ in 0..3 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let loaded = runtime.block_on(async { store.load("key").await.unwrap() });
+        assert!(loaded.is_none());
+    }
+    let clients: String = server.command(&["CLIENT", "LIST"]);
+    assert!(clients.lines().count() <= 2, "connections are left behind: {clients}");
+}
+
+#[test]
+fn a_runtime_that_is_kept_and_not_driven_does_not_hold_the_store_up() {
+    let Some(server) = Server::start() else { return };
+    let store = server.store();
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let loaded = runtime.block_on(async {
+            tokio::time::timeout(Duration::from_secs(5), store.load("key")).await.unwrap().unwrap()
+        });
+        assert!(loaded.is_none());
+        kept.push(runtime);
+    }
+}
+
+#[test]
+fn a_url_that_cannot_be_used_is_an_error_without_its_password() {
+    for url in
+        ["", "http://user:p8e-secret@host", "redis://user:p8e-secret@host/database", "rediss://h:x"]
+    {
+        let error = RedisStore::new(url).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("p8e"), "{error:?}");
+    }
+    let store = RedisStore::new("redis://user:p8e-secret@host:6379/1").unwrap();
+    assert!(!format!("{store:?}").contains("p8e") && format!("{store:?}").contains("host:6379"));
+    assert!(!Path::new("redis.sock").exists());
+}
