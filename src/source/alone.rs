@@ -1,6 +1,10 @@
 //! Without a token store each source asks for its own tokens: the feature `store` is off.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use super::{flight::Outcome, shared::Shared};
 use crate::{
@@ -63,4 +67,9 @@ impl Visit {
     ) -> Outcome {
         outcome
     }
+}
+
+/// Nobody else has a token.
+pub(super) async fn watch(_source: &Weak<Shared>) {
+    pending().await
 }

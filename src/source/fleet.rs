@@ -16,7 +16,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::shared::Shared;
-pub(super) use super::visit::{Asked, Visit};
+pub(super) use super::{
+    visit::{Asked, Visit},
+    watch::watch,
+};
 use crate::{
     error::{BoxError, ConfigError, StoreError},
     ims::ImsClient,
@@ -139,7 +142,12 @@ impl Common {
     }
 
     pub(super) fn knows(&self, version: u64) {
-        self.known.fetch_max(version, Ordering::AcqRel);
+        self.is_news(version);
+    }
+
+    /// Notes this version. Returns whether it is the highest so far.
+    pub(super) fn is_news(&self, version: u64) -> bool {
+        self.known.fetch_max(version, Ordering::AcqRel) < version
     }
 
     /// What the next version has to be above: also if the store has lost everything, it is then

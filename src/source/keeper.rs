@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{runtime::Handle, sync::watch, time::sleep};
 
-use super::{closing::Open, shared::Shared};
+use super::{closing::Open, fleet, shared::Shared};
 use crate::telemetry::Telemetry;
 
 /// The longest sleep. The timer stands still while the machine sleeps, the wall clock does not:
@@ -23,12 +23,20 @@ pub(super) fn ensure(shared: &Arc<Shared>, runtime: &Handle) {
     let Some(open) = shared.open() else { return };
     if !shared.keeper().swap(true, Ordering::AcqRel) {
         let presence = Presence { source: Arc::downgrade(shared), _open: open };
-        runtime.spawn(keep_warm(presence, shared.subscribe()));
+        runtime.spawn(keep(presence, shared.subscribe()));
     }
 }
 
-/// Sees to it that flights start when they are due. Ends when the source is closed or gone.
-async fn keep_warm(presence: Presence, mut changes: watch::Receiver<()>) {
+/// Ends when the source is closed or gone.
+async fn keep(presence: Presence, changes: watch::Receiver<()>) {
+    tokio::select! {
+        () = keep_warm(&presence, changes) => {}
+        () = fleet::watch(&presence.source) => {}
+    }
+}
+
+/// Sees to it that flights start when they are due.
+async fn keep_warm(presence: &Presence, mut changes: watch::Receiver<()>) {
     loop {
         changes.mark_unchanged();
         // The source is not kept alive while its keeper sleeps.

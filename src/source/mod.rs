@@ -28,6 +28,8 @@ mod token_source;
 mod token_sources;
 #[cfg(feature = "store")]
 mod visit;
+#[cfg(feature = "store")]
+mod watch;
 
 #[cfg(not(feature = "store"))]
 use self::alone as fleet;

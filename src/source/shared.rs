@@ -355,7 +355,7 @@ impl Shared {
     }
 
     /// Changes the state, and tells those who wait for changes.
-    fn update<R>(&self, change: impl FnOnce(&mut State<Joined>) -> R) -> R {
+    pub(super) fn update<R>(&self, change: impl FnOnce(&mut State<Joined>) -> R) -> R {
         let (result, _replaced, _kept) = {
             let mut state = self.lock();
             let kept = state.keepsakes();

@@ -11,12 +11,15 @@ impl<F> TokenSourceBuilder<F> {
     /// them asks IMS, and the others take its token from the store. Default: each source has its
     /// own token.
     ///
-    /// The store is asked when a flight starts, never for a request with a valid token. If it is
+    /// The store is asked when a token is due, never for a request with a valid token. If it is
     /// slow, down or full the source goes on alone, and tries again at the next flight; see
     /// [`Status::store_error`](crate::Status::store_error) and [`telemetry`](crate::telemetry).
     ///
-    /// A token that an API refused with 401 is replaced by whoever hears of it first; the others
-    /// take the new one when the old one is refused to them, or is due.
+    /// A token that one process has fetched is taken by the others within ten seconds where the store
+    /// [announces](crate::TokenStore::changed) it, at a random moment, so that they do not look all
+    /// at once. So a token that an API refused to one process with 401 is dropped by all. Where it is
+    /// not announced (or with [`refresh_on_demand`](Self::refresh_on_demand)), they look when their
+    /// own token is due or refused.
     ///
     /// The credential is the IMS, the client id, the organization and the scopes.
     pub fn store(mut self, store: impl TokenStore) -> Self {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock::{FAR, Moment},
     error::{BoxError, StoreError},
-    store::{Lease, Payload, Saved, StoredToken, open, seal},
+    store::{ErasedTokenStore, Lease, Payload, Saved, StoredToken, open, seal},
     token::{AccessToken, Origin, TokenResponse},
 };
 
@@ -56,7 +56,8 @@ pub(super) struct Turn {
 
 /// What a look at the store brings.
 enum Look {
-    Taken(AccessToken),
+    /// Newer than ours, with its version.
+    Newer(AccessToken, u64),
     /// Newer than ours, but due for renewal.
     Due(AccessToken),
     Nothing,
@@ -78,11 +79,10 @@ impl Visit {
     }
 
     async fn try_ask(&mut self, shared: &Arc<Shared>, turn: &mut Turn) -> Option<AccessToken> {
-        let common = shared.common().filter(|_| !self.alone)?;
-        let name = async || common.name().await.map_err(StoreError::new);
-        let name = self.call(shared, "identity", name).await?;
-        if let Some(token) = self.look(shared, common, &name, turn).await {
-            return Some(token);
+        let common = shared.common()?;
+        let name = self.name(shared).await?;
+        if let Some((token, version)) = self.look(shared, &name, turn).await {
+            return Some(take(shared, common, token, version));
         }
         let mut waiting = None;
         let lease = loop {
@@ -101,27 +101,43 @@ impl Visit {
                     }
                     wait(common, &name, pauses.next()).await;
                     self.left = *left;
-                    if let Some(token) = self.look(shared, common, &name, turn).await {
-                        return Some(token);
+                    if let Some((token, version)) = self.look(shared, &name, turn).await {
+                        return Some(take(shared, common, token, version));
                     }
                 }
             }
         };
         turn.lease = Some((name.clone(), lease));
         // Who had the lease before may have saved a token since we looked.
-        let token = self.look(shared, common, &name, turn).await?;
+        let (token, version) = self.look(shared, &name, turn).await?;
+        let token = take(shared, common, token, version);
         self.release(shared, common, turn).await;
         Some(token)
     }
 
-    /// The token in the store, if it is newer than ours and not due yet.
+    /// The key of the token in the store.
+    pub(super) async fn name(&mut self, shared: &Shared) -> Option<String> {
+        let common = shared.common()?;
+        let name = async || common.name().await.map_err(StoreError::new);
+        self.call(shared, "identity", name).await
+    }
+
+    /// The token in the store and its version, if it is newer than ours and not due yet.
+    pub(super) async fn find(
+        &mut self,
+        shared: &Arc<Shared>,
+        name: &str,
+    ) -> Option<(AccessToken, u64)> {
+        self.look(shared, name, &mut Turn::default()).await
+    }
+
     async fn look(
         &mut self,
         shared: &Arc<Shared>,
-        common: &Common,
         name: &str,
         turn: &mut Turn,
-    ) -> Option<AccessToken> {
+    ) -> Option<(AccessToken, u64)> {
+        let common = shared.common()?;
         let stored = self.call(shared, "load", || common.store.load(name)).await?;
         let count = |outcome| shared.telemetry().stored("load", outcome);
         let Some(stored) = stored else {
@@ -136,18 +152,9 @@ impl Visit {
                 }
                 None
             }
-            Ok(Look::Taken(token)) => {
+            Ok(Look::Newer(token, version)) => {
                 count("hit");
-                common.knows(stored.version());
-                let (version, generation) = (stored.version(), token.generation());
-                let expires_in = token.expires().remaining(shared.now()).as_secs_f64();
-                info!(
-                    version,
-                    expires_in,
-                    generation,
-                    "took the access token of another process from the store"
-                );
-                Some(token)
+                Some((token, version))
             }
             Ok(Look::Due(token)) => {
                 count("stale");
@@ -295,6 +302,23 @@ impl Visit {
     }
 }
 
+/// Takes the token of another process in place of ours.
+fn take(shared: &Shared, common: &Common, token: AccessToken, version: u64) -> AccessToken {
+    common.knows(version);
+    tell(shared, &token, version);
+    token
+}
+
+/// Says that the token of another process was taken.
+pub(super) fn tell(shared: &Shared, token: &AccessToken, version: u64) {
+    let expires_in = token.expires().remaining(shared.now()).as_secs_f64();
+    let generation = token.generation();
+    info!(
+        version,
+        expires_in, generation, "took the access token of another process from the store"
+    );
+}
+
 /// A panic of the store is a failure of the store.
 async fn unwinding<T>(
     call: impl Future<Output = Result<T, StoreError>> + Send,
@@ -308,15 +332,20 @@ async fn unwinding<T>(
     .await
 }
 
-/// Waits until something may have changed, or it is time to look again.
-async fn wait(common: &Common, name: &str, pause: Duration) {
-    let start = Instant::now();
+/// Ends when something may have changed under this key.
+pub(super) async fn changed(store: &dyn ErasedTokenStore, name: &str) {
     let changed = async {
-        common.store.changed(name).await;
+        store.changed(name).await;
         Ok(())
     };
     // A panic ends the wait early; the next call will tell.
-    let _ = timeout(pause, unwinding(changed)).await;
+    let _ = unwinding(changed).await;
+}
+
+/// Waits until something may have changed, or it is time to look again.
+async fn wait(common: &Common, name: &str, pause: Duration) {
+    let start = Instant::now();
+    let _ = timeout(pause, changed(&*common.store, name)).await;
     sleep(LEAST_PAUSE.saturating_sub(start.elapsed())).await;
 }
 
@@ -355,7 +384,7 @@ fn adopt(
     Ok(match () {
         () if is_retired(shared, &token, now) => Look::Nothing,
         () if due => Look::Due(token),
-        () => Look::Taken(token),
+        () => Look::Newer(token, stored.version()),
     })
 }
 

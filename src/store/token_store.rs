@@ -74,11 +74,12 @@ pub trait TokenStore: Send + Sync + 'static {
         lease: &Lease,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Ends when something may have changed under this key: a value was saved, a lease given back.
-    /// Default: never.
+    /// Ends when something may have changed under this key: a value was saved, or perhaps a lease was
+    /// given back. Default: never.
     ///
-    /// It may end without a reason, and may miss a change: who waits looks from time to time as well.
-    /// It is dropped and called again at will.
+    /// It may end without a reason, and may miss a change: who waits for a token looks from time to
+    /// time as well. It is dropped and called again at will, and waited for as long as there is a
+    /// token in hand: for hours, so it is not to keep the store busy.
     fn changed(&self, key: &str) -> impl Future<Output = ()> + Send {
         let _ = key;
         pending()

@@ -4,39 +4,75 @@
 //! runtimes: on another one, another is made. Nor is it tried for long: the source has its own limit
 //! and its own pauses.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError, aio::MultiplexedConnection,
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
-use tokio::runtime::{Handle, Id};
+
+use redis::{Cmd, ErrorKind, FromRedisValue, PushInfo, PushKind, RedisError, ServerErrorKind};
+use tokio::{
+    runtime::{Handle, Id},
+    sync::broadcast,
+    time::{sleep, timeout},
+};
+
+use super::servers::{Link, Servers};
+
+/// How long who only wants to hear of changes waits for the server.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// The longest pause before it tries again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The most runtimes that have a connection of their own at one time.
+const MOST_RUNTIMES: usize = 32;
 
 pub(super) struct Connection {
-    client: Client,
-    slot: Mutex<Slot>,
+    servers: Servers,
+    opened: Mutex<Opened>,
 }
 
 #[derive(Default)]
-struct Slot {
-    open: Option<Open>,
+struct Opened {
+    /// One for each runtime, the newest last.
+    open: Vec<Open>,
     /// How many there have been.
     count: u64,
 }
 
 #[derive(Clone)]
 struct Open {
-    connection: MultiplexedConnection,
+    link: Link,
     number: u64,
     runtime: Id,
+    heard: Heard,
+}
+
+/// What is heard over one connection without asking.
+#[derive(Clone)]
+struct Heard {
+    notices: broadcast::Sender<Notice>,
+    subscribed: Arc<AtomicBool>,
+}
+
+#[derive(Clone)]
+enum Notice {
+    /// The message that came.
+    Changed(Arc<[u8]>),
+    /// The connection has ended: what comes now is not heard.
+    Lost,
 }
 
 impl Connection {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, slot: Mutex::default() }
+    pub(super) fn new(servers: Servers) -> Self {
+        Self { servers, opened: Mutex::default() }
     }
 
-    pub(super) fn server(&self) -> String {
-        self.client.get_connection_info().addr().to_string()
+    pub(super) fn servers(&self) -> &Servers {
+        &self.servers
     }
 
     /// What the server answers. A connection that turns out to be broken is replaced once; that the
@@ -60,7 +96,7 @@ impl Connection {
         // Whoever gives up while waiting (it was dropped) does not come back to this connection: it
         // may be dead without having said so.
         let doubt = Doubt { connection: self, number: open.number };
-        let answer = command.query_async(&mut open.connection).await;
+        let answer = open.link.query(command).await;
         match &answer {
             Err(error) if is_of_the_connection(error) => {}
             _ => std::mem::forget(doubt),
@@ -68,38 +104,103 @@ impl Connection {
         answer
     }
 
+    /// Ends when `message` came over `channel`, or may have been missed.
+    pub(super) async fn heard(&self, channel: &str, message: &[u8]) {
+        let mut pause = Duration::from_secs(1);
+        let mut notices = loop {
+            match timeout(LONGEST_WAIT, self.listen(channel)).await {
+                Ok(Ok(notices)) => break notices,
+                _ => sleep(pause.mul_f64(0.5 + fastrand::f64())).await,
+            }
+            pause = pause.mul_f64(2.0).min(LONGEST_PAUSE);
+        };
+        while let Ok(Notice::Changed(heard)) = notices.recv().await {
+            if *heard == *message {
+                break;
+            }
+        }
+    }
+
+    /// Subscribes to `channel`, unless that is done.
+    async fn listen(&self, channel: &str) -> Result<broadcast::Receiver<Notice>, RedisError> {
+        let mut open = match self.current() {
+            Some(open) => open,
+            None => self.connect().await?,
+        };
+        let notices = open.heard.notices.subscribe();
+        if !open.heard.subscribed.load(Ordering::Acquire) {
+            let doubt = Doubt { connection: self, number: open.number };
+            open.link.subscribe(channel).await?;
+            std::mem::forget(doubt);
+            open.heard.subscribed.store(true, Ordering::Release);
+        }
+        Ok(notices)
+    }
+
     async fn connect(&self) -> Result<Open, RedisError> {
-        // Who asks has a limit of its own.
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        let mut slot = self.lock();
-        slot.count += 1;
-        let open = Open { connection, number: slot.count, runtime: Handle::current().id() };
-        let replaced = slot.open.replace(open.clone());
-        drop(slot);
-        drop(replaced);
+        let heard = Heard { notices: broadcast::channel(64).0, subscribed: Arc::default() };
+        let listener = heard.clone();
+        let link = self.servers.connect(move |push| {
+            listener.hear(push);
+            Ok(())
+        });
+        let (link, runtime) = (link.await?, Handle::current().id());
+        let mut opened = self.lock();
+        opened.count += 1;
+        let open = Open { link, number: opened.count, runtime, heard };
+        let (replaced, mut kept): (Vec<_>, Vec<_>) =
+            opened.open.drain(..).partition(|other| other.runtime == runtime);
+        kept.push(open.clone());
+        let oldest = (kept.len() > MOST_RUNTIMES).then(|| kept.remove(0));
+        opened.open = kept;
+        drop(opened);
+        drop((replaced, oldest));
         Ok(open)
     }
 
+    /// The connection of the runtime that this is called on.
     fn current(&self) -> Option<Open> {
         let here = Handle::try_current().ok()?.id();
-        self.lock().open.clone().filter(|open| open.runtime == here)
+        self.lock().open.iter().find(|open| open.runtime == here).cloned()
     }
 
-    /// Uses this connection no more.
+    /// Uses this connection no more. Who listened over it is told by the end of its sender.
     fn leave(&self, number: u64) {
-        let left = self.lock().open.take_if(|open| open.number == number);
+        let mut opened = self.lock();
+        let at = opened.open.iter().position(|open| open.number == number);
+        let left = at.map(|at| opened.open.remove(at));
+        drop(opened);
         drop(left);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Heard {
+    fn hear(&self, push: PushInfo) {
+        let notice = match push.kind {
+            PushKind::Message => match push.data.into_iter().nth(1) {
+                Some(redis::Value::BulkString(message)) => Notice::Changed(message.into()),
+                _ => return,
+            },
+            PushKind::Disconnection => {
+                self.subscribed.store(false, Ordering::Release);
+                Notice::Lost
+            }
+            _ => return,
+        };
+        // Nobody may be listening.
+        let _ = self.notices.send(notice);
+    }
+}
+
+/// Whether another connection may do better.
 fn is_of_the_connection(error: &RedisError) -> bool {
-    error.is_io_error() || error.is_unrecoverable_error()
+    // It is not the master any more: the sentinels know who is.
+    let demoted = matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly));
+    demoted || error.is_io_error() || error.is_unrecoverable_error()
 }
 
 /// Leaves a connection, unless it answers.

@@ -2,20 +2,22 @@
 
 mod connection;
 mod scripts;
+mod servers;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use redis::{Client, Cmd, FromRedisValue};
+use redis::{FromRedisValue, RedisResult};
 
-use self::connection::Connection;
+use self::{connection::Connection, servers::Servers};
 use super::{Lease, Saved, StoredToken, TokenStore};
 use crate::error::{ConfigError, StoreError};
 
-/// A [`TokenStore`] in Redis (5 or later) or Valkey: for a fleet.
+/// A [`TokenStore`] in Redis (6 or later) or Valkey: for a fleet.
 ///
-/// Connects when it is first asked, and again whenever the connection is of no use any more, on
-/// whatever runtime it is asked on. Clones share the connection, and one store may serve the sources
-/// of many credentials.
+/// [One server](Self::new), [a master that sentinels know](Self::sentinels), or
+/// [a cluster](Self::cluster). Connects when it is first asked, and again whenever the connection is
+/// of no use any more. Clones share a connection (one for each runtime), and one store may serve the
+/// sources of many credentials.
 ///
 /// For each credential there are three keys, which lie in one slot of a cluster:
 /// `{prefix}{hash}:token` with the token until it ends, `…:lease` with the owner of the lease until
@@ -23,11 +25,22 @@ use crate::error::{ConfigError, StoreError};
 /// step. Whoever may read these keys has the token, unless it is
 /// [encrypted](crate::TokenSourceBuilder::encrypt_with).
 ///
-/// The user of the server needs `GET`, `SET`, `DEL`, `PTTL`, `TIME` and `EVAL`. An eviction costs one
-/// token request.
+/// A token that was saved is announced on the channel `{prefix}changed`, so that the others take it
+/// within seconds ([when](crate::TokenSourceBuilder::store)).
 ///
-/// For `rediss://` (TLS) give the [`redis`](https://docs.rs/redis) crate in your own `Cargo.toml` one
-/// of its TLS features; which one is your choice, and this crate adds none.
+/// # What the server has to allow
+///
+/// The commands `GET`, `SET`, `DEL`, `PTTL`, `TIME` and `EVAL` on these keys. Without `SUBSCRIBE` and
+/// `PUBLISH` on the channel (in Redis 7, a user needs `&adobe-auth:changed`) the others hear of a new
+/// token only when they look for one. An eviction costs one token request.
+///
+/// # TLS
+///
+/// `rediss://` is TLS by [rustls](https://docs.rs/rustls), with the certificates that the system
+/// trusts, or those in the file that the environment variable `SSL_CERT_FILE` names. Rustls takes its
+/// cryptography from the process: the feature `reqwest`, which is on by default, brings it along.
+/// Without that feature, or where there is more than one, install one at the start of the program
+/// (`rustls::crypto::aws_lc_rs::default_provider().install_default()`).
 ///
 /// # Example
 ///
@@ -49,18 +62,58 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// A store at this URL: `redis://[user:password@]host[:port][/database]`, or
-    /// `redis+unix:///path/to/socket`.
+    /// A store at this URL: `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS,
+    /// or `redis+unix:///path/to/socket`.
     ///
     /// # Errors
     ///
     /// If the URL cannot be used. Whether a server is there shows when it is asked.
     pub fn new(url: impl AsRef<str>) -> Result<Self, ConfigError> {
-        let client = Client::open(url.as_ref())
-            // The words of the parser could quote the password.
-            .map_err(|_| ConfigError::new("the URL of the Redis server cannot be used"))?;
-        let connection = Arc::new(Connection::new(client));
-        Ok(Self { connection, prefix: "adobe-auth:".into() })
+        Self::at(Servers::one(url.as_ref()))
+    }
+
+    /// A store at the master that these sentinels know. They are asked who that is for each new
+    /// connection, and again when it is the master no more.
+    ///
+    /// `sentinels` are URLs as for [`new`](Self::new), with the user and the password of the sentinels
+    /// if they want some. So is `master`, with the name of the master in place of a host.
+    ///
+    /// # Errors
+    ///
+    /// If a URL cannot be used, or there is none.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # fn main() -> Result<(), tower_adobe_auth::ConfigError> {
+    /// let sentinels = ["redis://sentinel-1:26379", "redis://sentinel-2:26379"];
+    /// let store = tower_adobe_auth::RedisStore::sentinels(sentinels, "redis://mymaster/0")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sentinels(
+        sentinels: impl IntoIterator<Item = impl AsRef<str>>,
+        master: impl AsRef<str>,
+    ) -> Result<Self, ConfigError> {
+        let sentinels: Vec<_> = sentinels.into_iter().collect();
+        Self::at(Servers::sentinels(&sentinels, master.as_ref()))
+    }
+
+    /// A store in a cluster, of which these URLs (as for [`new`](Self::new)) name some nodes.
+    ///
+    /// # Errors
+    ///
+    /// If a URL cannot be used, there is none, or users and passwords differ.
+    pub fn cluster(urls: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, ConfigError> {
+        let urls: Vec<_> = urls.into_iter().collect();
+        Self::at(Servers::cluster(&urls))
+    }
+
+    fn at(servers: RedisResult<Servers>) -> Result<Self, ConfigError> {
+        // The words of the parser could quote the password.
+        let servers =
+            servers.map_err(|_| ConfigError::new("the URL of the Redis server cannot be used"))?;
+        Ok(Self { connection: Arc::new(Connection::new(servers)), prefix: "adobe-auth:".into() })
     }
 
     /// Sets what the keys begin with. Default: `adobe-auth:`.
@@ -74,13 +127,17 @@ impl RedisStore {
         format!("{}{{{key}}}:{kind}", self.prefix)
     }
 
+    fn channel(&self) -> String {
+        format!("{}changed", self.prefix)
+    }
+
     /// Runs a script with these keys of `key`, and what `arguments` adds.
     async fn run<T: FromRedisValue>(
         &self,
         script: &str,
         key: &str,
         kinds: &[&str],
-        arguments: impl FnOnce(&mut Cmd) + Send,
+        arguments: impl FnOnce(&mut redis::Cmd) + Send,
     ) -> Result<T, StoreError> {
         let mut command = redis::cmd("EVAL");
         command.arg(script).arg(kinds.len());
@@ -116,6 +173,7 @@ impl TokenStore for RedisStore {
         let saved: bool = self
             .run(scripts::SAVE, key, &["token"], |command| {
                 command.arg(token.version()).arg(token.value()).arg(millis(ttl));
+                command.arg(self.channel()).arg(key);
             })
             .await?;
         Ok(if saved { Saved::Saved } else { Saved::Superseded })
@@ -142,13 +200,17 @@ impl TokenStore for RedisStore {
         })
         .await
     }
+
+    async fn changed(&self, key: &str) {
+        self.connection.heard(&self.channel(), key.as_bytes()).await;
+    }
 }
 
 /// Shows where the server is, without user and password.
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStore")
-            .field("server", &self.connection.server())
+            .field("server", &self.connection.servers().to_string())
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
     }

@@ -12,12 +12,14 @@ pub(super) const LOAD: &str = r"
     return {kept, redis.call('PTTL', KEYS[1])}";
 
 /// Keeps the value ARGV[2] of version ARGV[1] for ARGV[3] milliseconds, unless a newer one is kept.
+/// Says ARGV[5] on the channel ARGV[4] then, if that is allowed.
 pub(super) const SAVE: &str = r"
     local far = (redis.call('TIME')[1] + 31536000) * 1000
     local kept = redis.pcall('GET', KEYS[1])
     local version = type(kept) == 'string' and tonumber(string.match(kept, '^(%d+) ') or 0) or 0
     if version >= tonumber(ARGV[1]) and version < far then return 0 end
     redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[3])
+    redis.pcall('PUBLISH', ARGV[4], ARGV[5])
     return 1";
 
 /// A lease for the owner ARGV[1] and ARGV[2] milliseconds: its version, which is above ARGV[3], or
