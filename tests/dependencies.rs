@@ -36,7 +36,8 @@ const BANNED: [(&str, &str); 4] = [
 ];
 
 /// Crates of which users build more than one version, and why that is borne.
-const DOUBLES: [(&str, &str); 0] = [];
+const DOUBLES: [(&str, &str); 1] =
+    [("getrandom", "the older one is below the `redis` crate's client for clusters")];
 
 /// What Cargo prints.
 fn cargo(arguments: &[&str]) -> String {

@@ -1,0 +1,376 @@
+//! The Redis store with TLS, with sentinels and with a cluster, and how one process hears of the
+//! token of another. All with real servers, which need Redis 7.
+
+#![cfg(all(feature = "redis-store", feature = "reqwest", unix))]
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    env, fs, io,
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use tower_adobe_auth::{
+    Credentials, Environment, RedisStore, TokenSource,
+    mock::{MockIms, check_token_store},
+};
+
+/// Servers of a test, killed at its end.
+struct Servers {
+    folder: TempDir,
+    processes: Vec<(u16, Child)>,
+}
+
+impl Servers {
+    /// `None` where there is no server to be had, unless `REQUIRE_REDIS` says that there is.
+    fn new() -> Option<Self> {
+        if Command::new("redis-server").arg("--version").output().is_err() {
+            assert!(env::var_os("REQUIRE_REDIS").is_none(), "redis-server is not installed");
+            eprintln!("skipped: redis-server is not installed");
+            return None;
+        }
+        Some(Self { folder: tempfile::tempdir().unwrap(), processes: Vec::new() })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts one with the arguments for a port, and waits until something listens there. Returns
+    /// the port.
+    fn start(&mut self, arguments: impl Fn(&Self, u16) -> Vec<String>) -> u16 {
+        loop {
+            let port = free_port();
+            let arguments = arguments(self, port);
+            if self.start_at(port, &arguments) {
+                return port;
+            }
+            eprintln!("a server ended at once: {arguments:?}");
+            self.kill(port);
+        }
+    }
+
+    /// Whether something listens at `port`: somebody may have been quicker.
+    fn start_at(&mut self, port: u16, arguments: &[String]) -> bool {
+        let folder = self.path(&port.to_string());
+        fs::create_dir_all(&folder).unwrap();
+        let process = Command::new("redis-server")
+            .args(arguments)
+            .current_dir(folder)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.processes.push((port, process));
+        let (_, process) = self.processes.last_mut().unwrap();
+        let mut lives = true;
+        until("a server that listens", || {
+            lives = process.try_wait().unwrap().is_none();
+            !lives || TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        lives
+    }
+
+    /// Starts one that listens to whom it may concern on this machine.
+    fn start_plain(&mut self, words: &str) -> u16 {
+        self.start(|_, port| {
+            let mut arguments = plain(port);
+            arguments.extend(words.split_whitespace().map(str::to_owned));
+            arguments
+        })
+    }
+
+    fn kill(&mut self, port: u16) {
+        let at = self.processes.iter().position(|(other, _)| *other == port).unwrap();
+        let (_, mut process) = self.processes.remove(at);
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        while let Some((port, _)) = self.processes.first() {
+            self.kill(*port);
+        }
+    }
+}
+
+fn plain(port: u16) -> Vec<String> {
+    let port = port.to_string();
+    ["--port", &port, "--bind", "127.0.0.1", "--save", ""].map(str::to_owned).to_vec()
+}
+
+/// A port at which nobody listens just now, and that is given to no client.
+fn free_port() -> u16 {
+    let mut ports = std::iter::repeat_with(|| fastrand::u16(20_000..32_000));
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn url(port: u16) -> String {
+    format!("redis://127.0.0.1:{port}")
+}
+
+/// What the server at `port` answers, from outside.
+fn command<T: redis::FromRedisValue>(port: u16, words: &str) -> redis::RedisResult<T> {
+    let mut connection = redis::Client::open(url(port))?.get_connection()?;
+    let mut words = words.split(' ');
+    let mut command = redis::cmd(words.next().unwrap());
+    words.for_each(|word| {
+        command.arg(word);
+    });
+    command.query(&mut connection)
+}
+
+fn source(ims: &str, store: RedisStore) -> TokenSource {
+    TokenSource::builder(Credentials::new(MockIms::CLIENT_ID, MockIms::CLIENT_SECRET))
+        .environment(Environment::custom(ims).unwrap())
+        .store(store)
+        .build()
+        .unwrap()
+}
+
+async fn secret(tokens: &TokenSource) -> String {
+    tokens.token().await.unwrap().expose_secret().to_owned()
+}
+
+/// `tokens` has what `other` has, without asking for it.
+async fn hears_of_it(tokens: &TokenSource, other: &TokenSource) {
+    let start = Instant::now();
+    let new = secret(other).await;
+    while tokens.try_token().unwrap().expose_secret() != new {
+        assert!(start.elapsed() < Duration::from_secs(20), "it was not heard of");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_token_is_announced_to_the_others() {
+    let Some(mut servers) = Servers::new() else { return };
+    let port = servers.start_plain("");
+    let ims = MockIms::start().await;
+    let store = || RedisStore::new(url(port)).unwrap();
+    let [one, another] = [source(ims.url(), store()), source(ims.url(), store())];
+    assert_eq!(secret(&one).await, secret(&another).await);
+
+    one.refresh().await.unwrap();
+    hears_of_it(&another, &one).await;
+
+    // And again: it goes on listening.
+    another.refresh().await.unwrap();
+    hears_of_it(&one, &another).await;
+    assert_eq!(ims.token_requests(), 3);
+    let clients: String = command(port, "CLIENT LIST TYPE pubsub").unwrap();
+    assert_eq!(clients.lines().count(), 2, "one connection each: {clients}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_of_the_server_it_is_listened_to_again() {
+    let Some(mut servers) = Servers::new() else { return };
+    let port = servers.start_plain("");
+    let ims = MockIms::start().await;
+    let store = || RedisStore::new(url(port)).unwrap();
+    let [one, another] = [source(ims.url(), store()), source(ims.url(), store())];
+    assert_eq!(secret(&one).await, secret(&another).await);
+
+    servers.kill(port);
+    assert!(servers.start_at(port, &plain(port)));
+    until("two that listen", || {
+        let channel = command::<Vec<(String, u64)>>(port, "PUBSUB NUMSUB adobe-auth:changed");
+        channel.unwrap().iter().any(|(_, count)| *count == 2)
+    });
+
+    one.refresh().await.unwrap();
+    hears_of_it(&another, &one).await;
+    assert_eq!(ims.token_requests(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_not_listen_still_shares() {
+    let Some(mut servers) = Servers::new() else { return };
+    let port = servers.start_plain("");
+    let rules = "on >secret resetchannels ~adobe-auth:* +get +set +del +pttl +time +eval +hello";
+    let _: () = command(port, &format!("ACL SETUSER limited {rules}")).unwrap();
+    let ims = MockIms::start().await;
+    let limited = format!("redis://limited:secret@127.0.0.1:{port}");
+    let store = || RedisStore::new(&limited).unwrap();
+    let [one, another] = [source(ims.url(), store()), source(ims.url(), store())];
+
+    assert_eq!(secret(&one).await, secret(&another).await);
+    one.refresh().await.unwrap();
+    another.refresh().await.unwrap();
+
+    assert_eq!(secret(&one).await, secret(&another).await);
+    assert_eq!(ims.token_requests(), 2);
+    assert!(one.status().store_error().is_none() && another.status().store_error().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_one_store() {
+    let Some(mut servers) = Servers::new() else { return };
+    let ports: Vec<_> = (0..3)
+        .map(|_| {
+            let bus = free_port();
+            servers.start_plain(&format!("--cluster-enabled yes --cluster-port {bus}"))
+        })
+        .collect();
+    for (node, slots) in ["0 5460", "5461 10922", "10923 16383"].iter().enumerate() {
+        let _: () = command(ports[node], &format!("CLUSTER ADDSLOTSRANGE {slots}")).unwrap();
+        let info: String = command(ports[node], "CLUSTER NODES").unwrap();
+        let bus = info.split('@').nth(1).unwrap().split([' ', ',']).next().unwrap();
+        let meet = format!("CLUSTER MEET 127.0.0.1 {} {bus}", ports[node]);
+        let _: () = command(ports[0], &meet).unwrap();
+    }
+    until("a cluster", || {
+        ports.iter().all(|port| {
+            let info: String = command(*port, "CLUSTER INFO").unwrap();
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+        })
+    });
+
+    check_token_store(|| RedisStore::cluster([url(ports[0])]).unwrap()).await.unwrap();
+
+    // Each process knows another node.
+    let ims = MockIms::start().await;
+    let process = |node: usize| source(ims.url(), RedisStore::cluster([url(ports[node])]).unwrap());
+    let fleet: Vec<_> = (0..3).map(process).collect();
+    for tokens in &fleet {
+        assert_eq!(secret(tokens).await, secret(&fleet[0]).await);
+        assert_eq!(tokens.status().store_error().map(|error| error.to_string()), None);
+    }
+    fleet[2].refresh().await.unwrap();
+    for tokens in &fleet {
+        hears_of_it(tokens, &fleet[2]).await;
+    }
+    assert_eq!(ims.token_requests(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_tell_who_the_master_is_now() {
+    let Some(mut servers) = Servers::new() else { return };
+    let master = servers.start_plain("--requirepass secret --masterauth secret");
+    let replica = servers.start_plain(&format!(
+        "--requirepass secret --masterauth secret --replicaof 127.0.0.1 {master}"
+    ));
+    let sentinel = servers.start(|servers, port| {
+        let file = servers.path("sentinel.conf");
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {master} 1\n\
+             sentinel auth-pass mymaster secret\nsentinel down-after-milliseconds mymaster 1000\n\
+             sentinel failover-timeout mymaster 5000\n"
+        );
+        fs::write(&file, text).unwrap();
+        [&file.display().to_string(), "--sentinel"].map(str::to_owned).to_vec()
+    });
+    until("a sentinel that knows of the replica", || {
+        let known: redis::RedisResult<Vec<Vec<String>>> =
+            command(sentinel, "SENTINEL REPLICAS mymaster");
+        known.is_ok_and(|known| {
+            let text = known.concat().join(" ");
+            text.contains(&replica.to_string()) && text.contains("master-link-status ok")
+        })
+    });
+    // Another sentinel listens and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = url(silent.local_addr().unwrap().port());
+    let sentinels = [silent, url(sentinel)];
+    let store = || RedisStore::sentinels(&sentinels, "redis://:secret@mymaster/0").unwrap();
+    let ims = MockIms::start().await;
+    let [one, another] = [source(ims.url(), store()), source(ims.url(), store())];
+    shares(&one, &another).await;
+
+    servers.kill(master);
+    secret(&one).await;
+    until("another master", || {
+        let known: Vec<String> =
+            command(sentinel, "SENTINEL GET-MASTER-ADDR-BY-NAME mymaster").unwrap();
+        known[1] == replica.to_string()
+    });
+    shares(&one, &another).await;
+}
+
+/// Two sources have one token, at the latest after a few refreshes.
+async fn shares(one: &TokenSource, another: &TokenSource) {
+    let start = Instant::now();
+    let new = async |tokens: &TokenSource| {
+        tokens.refresh().await.map(|token| token.expose_secret().to_owned()).ok()
+    };
+    loop {
+        let (first, second) = (new(one).await, new(another).await);
+        let errors = [one.status().store_error(), another.status().store_error()]
+            .map(|error| error.map(|error| error.to_string()));
+        if first.is_some() && first == second && errors == [None, None] {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "they do not share: {errors:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What a process of its own does: this binary, started by [`worker_with`].
+#[tokio::test(flavor = "multi_thread")]
+async fn worker() {
+    let Ok(ims) = env::var("WORKER_IMS") else { return };
+    let store = RedisStore::new(env::var("WORKER_STORE").unwrap()).unwrap();
+    let tokens = source(&ims, store);
+    println!("\ntoken {}", secret(&tokens).await);
+    println!("failed {}", tokens.status().store_error().is_some());
+}
+
+/// The token of a process, and whether its store failed.
+fn worker_with(ims: &MockIms, store: &str, certificates: &std::path::Path) -> (String, bool) {
+    let mut process = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "worker", "--nocapture", "--test-threads", "1"])
+        .env("WORKER_IMS", ims.url())
+        .env("WORKER_STORE", store)
+        .env("SSL_CERT_FILE", certificates)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let text = io::read_to_string(process.stdout.take().unwrap()).unwrap();
+    assert!(process.wait().unwrap().success(), "{text}");
+    let line = |start| text.lines().find_map(|line| line.strip_prefix(start)).unwrap().to_owned();
+    (line("token "), line("failed ") == "true")
+}
+
+#[test]
+fn tls_is_spoken_where_the_url_says_so_and_certificates_are_checked() {
+    let Some(mut servers) = Servers::new() else { return };
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let [public, private] = ["cert.pem", "key.pem"].map(|name| servers.path(name));
+    fs::write(&public, certificate.cert.pem()).unwrap();
+    fs::write(&private, certificate.signing_key.serialize_pem()).unwrap();
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let stranger = servers.path("stranger.pem");
+    fs::write(&stranger, other.cert.pem()).unwrap();
+    let port = servers.start(|_, port| {
+        let words = format!(
+            "--port 0 --tls-port {port} --tls-auth-clients no --tls-cert-file {0} \
+             --tls-key-file {1} --tls-ca-cert-file {0}",
+            public.display(),
+            private.display()
+        );
+        words.split(' ').map(str::to_owned).collect()
+    });
+    let ims = MockIms::start_blocking();
+    let store = format!("rediss://localhost:{port}");
+
+    let first = worker_with(&ims, &store, &public);
+    let second = worker_with(&ims, &store, &public);
+    let mistrusts = worker_with(&ims, &store, &stranger);
+
+    assert_eq!(first, second);
+    assert!(!first.1);
+    assert!(mistrusts.1 && mistrusts.0 != first.0);
+    assert_eq!(ims.token_requests(), 2);
+}
