@@ -132,6 +132,7 @@ struct Noisy {
     inner: MemoryStore,
     looks: Arc<AtomicUsize>,
     nonsense: bool,
+    full: bool,
 }
 
 impl TokenStore for Noisy {
@@ -154,6 +155,9 @@ impl TokenStore for Noisy {
         ttl: Duration,
         above: u64,
     ) -> Result<Option<Lease>, StoreError> {
+        if self.full {
+            return Err(StoreError::new("no space left"));
+        }
         self.inner.lease(key, owner, ttl, above).await
     }
 
@@ -178,6 +182,18 @@ async fn a_store_that_always_says_so_is_not_asked_all_the_time_and_costs_no_toke
         assert!((100..3_600).contains(&looks), "{looks} looks in an hour");
         assert_eq!((in_hand(&tokens), asked.load(Ordering::SeqCst)), ("token-1".into(), 1));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_only_answers_is_not_said_to_work_again() {
+    let (asked, store) = (Asked::default(), Noisy { full: true, ..Noisy::default() });
+    let tokens = process(&asked, store.clone());
+    tokens.token().await.unwrap();
+
+    sleep(HOUR).await;
+
+    assert!(store.looks.load(Ordering::SeqCst) > 100);
+    assert!(tokens.status().store_error().is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -154,6 +154,7 @@ impl Visit {
             }
             Ok(Look::Newer(token, version)) => {
                 count("hit");
+                works(common);
                 Some((token, version))
             }
             Ok(Look::Due(token)) => {
@@ -256,7 +257,10 @@ impl Visit {
             common.store.save(name, &stored.map_err(StoreError::new)?.with_ttl(ttl)).await
         };
         let outcome = match self.call(shared, "save", saved).await {
-            Some(Saved::Saved) => "saved",
+            Some(Saved::Saved) => {
+                works(common);
+                "saved"
+            }
             Some(Saved::Superseded) => "superseded",
             None => return,
         };
@@ -278,12 +282,7 @@ impl Visit {
         let answer = timeout(self.left, unwinding(async { call().await })).await;
         self.left = self.left.saturating_sub(start.elapsed());
         let (outcome, error) = match answer {
-            Ok(Ok(answer)) => {
-                if operation != "identity" && common.note(None) {
-                    info!("the token store works again");
-                }
-                return Some(answer);
-            }
+            Ok(Ok(answer)) => return Some(answer),
             Ok(Err(error)) => ("failed", error),
             Err(_) => {
                 let message = format!("it cost more than {:?} in all", common.timeout);
@@ -299,6 +298,14 @@ impl Visit {
         );
         common.note(Some(error));
         None
+    }
+}
+
+/// Notes that the store is of use. One that is full still answers: only a token that it gave or took
+/// is a proof.
+fn works(common: &Common) {
+    if common.note(None) {
+        info!("the token store works again");
     }
 }
 
