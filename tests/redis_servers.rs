@@ -133,9 +133,15 @@ fn command<T: redis::FromRedisValue>(port: u16, words: &str) -> redis::RedisResu
 }
 
 fn source(ims: &str, store: RedisStore) -> TokenSource {
+    // For servers that answer, on a machine that may be busy.
+    source_with(ims, store, Duration::from_secs(10))
+}
+
+fn source_with(ims: &str, store: RedisStore, limit: Duration) -> TokenSource {
     TokenSource::builder(Credentials::new(MockIms::CLIENT_ID, MockIms::CLIENT_SECRET))
         .environment(Environment::custom(ims).unwrap())
         .store(store)
+        .store_timeout(limit)
         .build()
         .unwrap()
 }
@@ -286,7 +292,8 @@ async fn sentinels_tell_who_the_master_is_now() {
     let sentinels = [silent, url(sentinel)];
     let store = || RedisStore::sentinels(&sentinels, "redis://:secret@mymaster/0").unwrap();
     let ims = MockIms::start().await;
-    let [one, another] = [source(ims.url(), store()), source(ims.url(), store())];
+    let process = || source_with(ims.url(), store(), Duration::from_secs(1));
+    let [one, another] = [process(), process()];
     shares(&one, &another).await;
 
     servers.kill(master);

@@ -107,6 +107,9 @@ fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// For a server that answers, on a machine that may be busy.
+const PATIENT: Duration = Duration::from_secs(10);
+
 fn builder(
     ims: &MockIms,
     store: RedisStore,
@@ -114,10 +117,16 @@ fn builder(
     TokenSource::builder(Credentials::new(MockIms::CLIENT_ID, MockIms::CLIENT_SECRET))
         .environment(Environment::custom(ims.url()).unwrap())
         .store(store)
+        .store_timeout(PATIENT)
 }
 
 fn source(ims: &MockIms, server: &Server) -> TokenSource {
     builder(ims, server.store()).build().unwrap()
+}
+
+/// With the limit that sources have by default.
+fn hurried(ims: &MockIms, server: &Server) -> TokenSource {
+    builder(ims, server.store()).store_timeout(Duration::from_millis(250)).build().unwrap()
 }
 
 async fn secret(tokens: &TokenSource) -> String {
@@ -132,8 +141,7 @@ fn worker() {
         .environment(Environment::custom(ims).unwrap())
         .store(RedisStore::new(env::var("WORKER_STORE").unwrap()).unwrap())
         .lease_ttl(Duration::from_millis(env::var("WORKER_LEASE").unwrap().parse().unwrap()))
-        // Many processes share the processors of this machine.
-        .store_timeout(Duration::from_secs(10))
+        .store_timeout(PATIENT)
         .build()
         .unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -215,7 +223,7 @@ async fn serves(tokens: &TokenSource, time: Duration) {
 /// Two processes whose tokens are renewed every second or two.
 async fn two(ims: &MockIms, server: &Server) -> [TokenSource; 2] {
     ims.set_token_lifetime(Duration::from_secs(4));
-    let two = [source(ims, server), source(ims, server)];
+    let two = [hurried(ims, server), hurried(ims, server)];
     for tokens in &two {
         secret(tokens).await;
     }
@@ -310,7 +318,7 @@ async fn a_server_that_is_down_costs_the_first_token_a_quarter_of_a_second_at_mo
     server.signal("-STOP");
     let start = Instant::now();
 
-    secret(&source(&ims, &server)).await;
+    secret(&hurried(&ims, &server)).await;
 
     assert!(start.elapsed() < Duration::from_millis(750), "{:?}", start.elapsed());
     server.signal("-CONT");
