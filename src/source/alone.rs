@@ -67,6 +67,10 @@ impl Visit {
     ) -> Outcome {
         outcome
     }
+
+    pub(super) async fn give_back(&mut self, _shared: &Shared) {}
+
+    pub(super) fn leave(&mut self, _shared: &Shared) {}
 }
 
 /// Nobody else has a token.

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::shared::Shared;
+use super::{shared::Shared, visit::Owed};
 pub(super) use super::{
     visit::{Asked, Visit},
     watch::watch,
@@ -76,9 +76,9 @@ impl Sharing {
                 ));
             }
         };
-        let (known, failure) = (AtomicU64::new(0), Mutex::new(None));
+        let (known, failure, owed) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
         let store = store.0;
-        let shared = Common { store, identity, keys, timeout, lease_ttl, known, failure };
+        let shared = Common { store, identity, keys, timeout, lease_ttl, known, failure, owed };
         Ok(Fleet { shared: Some(shared) })
     }
 }
@@ -100,6 +100,8 @@ pub(super) struct Common {
     /// been refused.
     known: AtomicU64,
     failure: Mutex<Option<StoreError>>,
+    /// The lease of a flight that could not give it back.
+    owed: Mutex<Option<Owed>>,
 }
 
 /// What names the token in the store.
@@ -156,6 +158,14 @@ impl Common {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let millis = u64::try_from(since.as_millis()).unwrap_or_default();
         self.known().max(millis.min(1 << 48))
+    }
+
+    pub(super) fn leave_owed(&self, owed: Owed) {
+        *self.owed.lock().unwrap_or_else(PoisonError::into_inner) = Some(owed);
+    }
+
+    pub(super) fn take_owed(&self) -> Option<Owed> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Notes how the store did. Returns whether that is news.

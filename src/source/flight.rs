@@ -72,14 +72,17 @@ pub(super) fn fly(
     let start = Instant::now();
     let mut closed = open.clone();
     let landing = Some(landing);
-    let mut guard = Guard { shared, number, landing, start, span: span.clone(), _open: open };
+    let visit = Visit::new(&shared);
+    let mut guard =
+        Guard { shared, number, landing, visit, start, span: span.clone(), _open: open };
     let flight = async move {
         let outcome = tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => Err(shut_down()),
-            outcome = attempts(&guard.shared, number) => outcome,
+            outcome = attempts(&guard.shared, number, &mut guard.visit) => outcome,
         };
         guard.land(outcome);
+        guard.visit.give_back(&guard.shared).await;
     };
     flight.instrument(span)
 }
@@ -103,11 +106,10 @@ fn span(shared: &Shared, number: u64) -> Span {
     span
 }
 
-async fn attempts(shared: &Arc<Shared>, number: u64) -> Outcome {
+async fn attempts(shared: &Arc<Shared>, number: u64, visit: &mut Visit) -> Outcome {
     let settings = &shared.settings;
     let start = Instant::now();
     let mut attempt = 1;
-    let mut visit = Visit::new(shared);
     loop {
         Span::current().record("attempt", attempt);
         let turn = match visit.ask(shared).await {
@@ -182,6 +184,7 @@ struct Guard {
     shared: Arc<Shared>,
     number: u64,
     landing: Option<Landing>,
+    visit: Visit,
     start: Instant,
     span: Span,
     /// Seen by who waits for the end of the source's tasks.
@@ -221,6 +224,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        self.visit.leave(&self.shared);
         if self.landing.is_none() {
             return;
         }

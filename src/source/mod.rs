@@ -16,6 +16,8 @@ mod fetch;
 mod fleet;
 mod flight;
 mod keeper;
+#[cfg(feature = "store")]
+mod look;
 mod refusals;
 mod schedule;
 mod shared;

@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Weak},
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -14,17 +14,14 @@ use tracing::{debug, info, warn};
 use super::{
     fleet::{Common, Pauses},
     flight::Outcome,
+    look::{Look, adopt, is_retired},
     shared::Shared,
 };
 use crate::{
-    clock::{FAR, Moment},
     error::{BoxError, StoreError},
-    store::{ErasedTokenStore, Lease, Payload, Saved, StoredToken, open, seal},
-    token::{AccessToken, Origin, TokenResponse},
+    store::{ErasedTokenStore, Lease, Payload, Saved, seal},
+    token::AccessToken,
 };
-
-/// By how much the clocks of two machines may differ, where the store counts a life down.
-const CLOCKS_DIFFER: Duration = Duration::from_secs(5 * 60);
 
 /// The least time between two looks at the store.
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
@@ -37,7 +34,12 @@ pub(super) struct Visit {
     alone: bool,
     /// It was said that the value in the store is no good.
     warned: bool,
+    owed: Option<Owed>,
 }
+
+/// The key of a lease that is to be given back, and the lease. Of version 0 is one of which it was
+/// not heard whether it was granted.
+pub(super) type Owed = (String, Lease);
 
 /// A token of another process, or the turn to ask for one.
 pub(super) enum Asked {
@@ -54,19 +56,10 @@ pub(super) struct Turn {
     spare: Option<(AccessToken, u64)>,
 }
 
-/// What a look at the store brings.
-enum Look {
-    /// Newer than ours, with its version.
-    Newer(AccessToken, u64),
-    /// Newer than ours, but due for renewal.
-    Due(AccessToken),
-    Nothing,
-}
-
 impl Visit {
     pub(super) fn new(shared: &Shared) -> Self {
         let left = shared.common().map(|common| common.timeout);
-        Self { left: left.unwrap_or_default(), alone: left.is_none(), warned: false }
+        Self { left: left.unwrap_or_default(), alone: left.is_none(), warned: false, owed: None }
     }
 
     /// Looks for a token that another process has fetched, and waits for one that is being fetched.
@@ -80,6 +73,9 @@ impl Visit {
 
     async fn try_ask(&mut self, shared: &Arc<Shared>, turn: &mut Turn) -> Option<AccessToken> {
         let common = shared.common()?;
+        // Of a flight that panicked, or ended with its runtime.
+        self.owed = common.take_owed().or(self.owed.take());
+        self.release(shared, common).await;
         let name = self.name(shared).await?;
         if let Some((token, version)) = self.look(shared, &name, turn).await {
             return Some(take(shared, common, token, version));
@@ -111,7 +107,7 @@ impl Visit {
         // Who had the lease before may have saved a token since we looked.
         let (token, version) = self.look(shared, &name, turn).await?;
         let token = take(shared, common, token, version);
-        self.release(shared, common, turn).await;
+        self.release(shared, common).await;
         Some(token)
     }
 
@@ -175,8 +171,11 @@ impl Visit {
         name: &str,
     ) -> Option<Option<Lease>> {
         let above = common.above(shared.now().wall);
+        let owner = random_name();
+        let owed = owner.iter().map(|owner| (name.to_owned(), Lease::new(owner, 0))).next();
+        self.owed = owed.filter(|_| !self.alone);
         let leased = async || {
-            let owner = random_name().map_err(StoreError::new)?;
+            let owner = owner.map_err(StoreError::new)?;
             let lease = common.store.lease(name, &owner, common.lease_ttl, above).await?;
             match &lease {
                 Some(lease) if lease.version() <= above => {
@@ -186,15 +185,44 @@ impl Visit {
             }
         };
         let lease = self.call(shared, "lease", leased).await?;
+        self.owed = lease.iter().map(|lease| (name.to_owned(), lease.clone())).next();
         let outcome = if lease.is_some() { "granted" } else { "held" };
         shared.telemetry().stored("lease", outcome);
         Some(lease)
     }
 
-    async fn release(&mut self, shared: &Arc<Shared>, common: &Common, turn: &mut Turn) {
-        let Some((name, lease)) = turn.lease.take() else { return };
+    async fn release(&mut self, shared: &Shared, common: &Common) {
+        let Some((name, lease)) = self.owed.clone() else { return };
         if self.call(shared, "release", || common.store.release(&name, &lease)).await.is_some() {
             shared.telemetry().stored("release", "released");
+            self.owed = None;
+        }
+    }
+
+    /// Gives back the lease if the flight was cut short, or the store was slow: others need not wait
+    /// for its end. The flight has landed, and no caller waits for this.
+    pub(super) async fn give_back(&mut self, shared: &Shared) {
+        let (Some(common), Some((name, lease))) = (shared.common(), self.owed.clone()) else {
+            return;
+        };
+        let release = unwinding(common.store.release(&name, &lease));
+        let (outcome, error) = match timeout(common.timeout, release).await {
+            Ok(Ok(())) => ("released", None),
+            Ok(Err(error)) => ("failed", Some(error)),
+            Err(_) => ("timeout", Some(too_slow(common))),
+        };
+        shared.telemetry().stored("release", outcome);
+        // It was not given back: then it ends by itself.
+        self.owed = None;
+        if let Some(error) = error.filter(|_| !self.alone) {
+            self.go_alone(common, "release", error);
+        }
+    }
+
+    /// Leaves what could not be given back to the next flight.
+    pub(super) fn leave(&mut self, shared: &Shared) {
+        if let (Some(common), Some(owed)) = (shared.common(), self.owed.take()) {
+            common.leave_owed(owed);
         }
     }
 
@@ -202,16 +230,16 @@ impl Visit {
     pub(super) async fn end(
         &mut self,
         shared: &Arc<Shared>,
-        mut turn: Turn,
+        turn: Turn,
         outcome: Outcome,
     ) -> Outcome {
-        let spare = turn.spare.take();
-        if let (Some(common), Some((name, lease))) = (shared.common(), turn.lease.clone()) {
+        let Turn { lease, spare } = turn;
+        if let (Some(common), Some((name, lease))) = (shared.common(), lease) {
             if let Ok(token) = &outcome {
                 common.knows(lease.version());
                 self.save(shared, common, &name, &lease, token).await;
             }
-            self.release(shared, common, &mut turn).await;
+            self.release(shared, common).await;
         }
         match (outcome, spare) {
             // It is due for renewal, but there is no better one.
@@ -285,21 +313,26 @@ impl Visit {
                 return Some(answer);
             }
             Ok(Err(error)) => ("failed", error),
-            Err(_) => {
-                let message = format!("it cost more than {:?} in all", common.timeout);
-                ("timeout", StoreError::new(message))
-            }
+            Err(_) => ("timeout", too_slow(common)),
         };
-        self.alone = true;
         shared.telemetry().stored(operation, outcome);
+        self.go_alone(common, operation, error);
+        None
+    }
+
+    fn go_alone(&mut self, common: &Common, operation: &str, error: StoreError) {
+        self.alone = true;
         warn!(
             operation,
             error = &error as &dyn std::error::Error,
             "the token store failed; going on without it"
         );
         common.note(Some(error));
-        None
     }
+}
+
+fn too_slow(common: &Common) -> StoreError {
+    StoreError::new(format!("it cost more than {:?} in all", common.timeout))
 }
 
 /// Takes the token of another process in place of ours.
@@ -347,49 +380,6 @@ async fn wait(common: &Common, name: &str, pause: Duration) {
     let start = Instant::now();
     let _ = timeout(pause, changed(&*common.store, name)).await;
     sleep(LEAST_PAUSE.saturating_sub(start.elapsed())).await;
-}
-
-/// The token of a stored value, by this source's schedule and clocks.
-fn adopt(
-    shared: &Arc<Shared>,
-    common: &Common,
-    name: &str,
-    stored: &StoredToken,
-) -> Result<Look, &'static str> {
-    let payload = open(name, stored, &common.keys)?;
-    if stored.version() <= common.known() {
-        return Ok(Look::Nothing);
-    }
-    let lifetime = payload.lifetime();
-    if lifetime > FAR {
-        return Err("its life is out of range");
-    }
-    let now = shared.now();
-    let left = match stored.ttl() {
-        Some(ttl) => payload.remaining(now.wall, CLOCKS_DIFFER).min(ttl),
-        None => payload.remaining(now.wall, Duration::ZERO),
-    };
-    // Where the clock cannot say when that was, it lives from now on.
-    let (sent, lifetime) = now.minus(lifetime - left).map_or((now, left), |sent| (sent, lifetime));
-    if left.is_zero() {
-        return Ok(Look::Nothing);
-    }
-    let mut response = TokenResponse::new(payload.access_token.as_str(), lifetime);
-    response.client_id = payload.client_id;
-    response.org_id = payload.org_id;
-    let origin: Weak<dyn Origin> = Arc::downgrade(shared) as _;
-    let token = AccessToken::new(response, sent, shared.next_generation(), origin)
-        .map_err(|_| "it is no access token")?;
-    let due = shared.settings.schedule.thresholds(sent, lifetime).renew.has_come(now);
-    Ok(match () {
-        () if is_retired(shared, &token, now) => Look::Nothing,
-        () if due => Look::Due(token),
-        () => Look::Newer(token, stored.version()),
-    })
-}
-
-fn is_retired(shared: &Shared, token: &AccessToken, now: Moment) -> bool {
-    shared.settings.schedule.thresholds(token.sent(), token.lifetime()).retire.has_come(now)
 }
 
 fn random_name() -> Result<String, BoxError> {
