@@ -112,12 +112,13 @@ async fn attempts(shared: &Arc<Shared>, number: u64, visit: &mut Visit) -> Outco
     let mut attempt = 1;
     loop {
         Span::current().record("attempt", attempt);
-        let turn = match visit.ask(shared).await {
+        let (turn, outcome) = match visit.ask(shared).await {
             Asked::Token(token) => return Ok(token),
-            Asked::Turn(turn) => turn,
+            Asked::Turn(turn) => (turn, attempt_once(shared).await),
+            Asked::Told(turn, error) => (turn, Err(error)),
         };
-        let outcome = attempt_once(shared).await;
-        let error = match visit.end(shared, turn, outcome).await {
+        let delay = outcome.as_ref().err().and_then(|error| shared.fail(number, error));
+        let error = match visit.end(shared, turn, outcome, delay).await {
             Ok(token) => {
                 let expires_in = token.lifetime().as_secs_f64();
                 let duration = start.elapsed().as_secs_f64();
@@ -128,7 +129,7 @@ async fn attempts(shared: &Arc<Shared>, number: u64, visit: &mut Visit) -> Outco
             Err(error) => error,
         };
 
-        let Some(delay) = shared.fail(number, &error) else {
+        let Some(delay) = delay else {
             // It was given up: another one flies, and IMS is not to be asked twice.
             return Err(error);
         };

@@ -5,15 +5,15 @@ use std::{
     time::Duration,
 };
 
-use super::{fleet::Common, shared::Shared};
+use super::{fleet::Common, refusals, shared::Shared, state::State};
 use crate::{
     clock::{FAR, Moment},
-    store::{StoredToken, open},
+    store::{Payload, StoredToken, open},
     token::{AccessToken, Origin, TokenResponse},
 };
 
 /// By how much the clocks of two machines may differ, where the store counts a life down.
-const CLOCKS_DIFFER: Duration = Duration::from_secs(5 * 60);
+pub(super) const CLOCKS_DIFFER: Duration = Duration::from_secs(5 * 60);
 
 /// What a look at the store brings.
 pub(super) enum Look {
@@ -21,6 +21,8 @@ pub(super) enum Look {
     Newer(AccessToken, u64),
     /// Newer than ours, but due for renewal.
     Due(AccessToken),
+    /// Ours, or one before it: it came after so many that were refused lately.
+    Known(u32),
     Nothing,
 }
 
@@ -31,10 +33,7 @@ pub(super) fn adopt(
     name: &str,
     stored: &StoredToken,
 ) -> Result<Look, &'static str> {
-    let payload = open(name, stored, &common.keys)?;
-    if stored.version() <= common.known() {
-        return Ok(Look::Nothing);
-    }
+    let payload = open::<Payload>(name, stored, &common.keys)?;
     let lifetime = payload.lifetime();
     if lifetime > FAR {
         return Err("its life is out of range");
@@ -44,6 +43,15 @@ pub(super) fn adopt(
         Some(ttl) => payload.remaining(now.wall, CLOCKS_DIFFER).min(ttl),
         None => payload.remaining(now.wall, Duration::ZERO),
     };
+    if stored.version() <= common.known() {
+        let age = lifetime - left;
+        let refusals = if age < refusals::WINDOW { payload.refusals } else { 0 };
+        // What each process may do for a host of its own would be too much for all of them.
+        let enough = refusals >= refusals::BELIEVED && shared.read(State::is_suspect);
+        if !enough {
+            return Ok(Look::Known(refusals));
+        }
+    }
     // Where the clock cannot say when that was, it lives from now on.
     let (sent, lifetime) = now.minus(lifetime - left).map_or((now, left), |sent| (sent, lifetime));
     if left.is_zero() {

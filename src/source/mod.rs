@@ -18,6 +18,8 @@ mod flight;
 mod keeper;
 #[cfg(feature = "store")]
 mod look;
+#[cfg(feature = "store")]
+mod notice;
 mod refusals;
 mod schedule;
 mod shared;

@@ -1,30 +1,22 @@
 //! What one flight has to do with the token store.
 
-use std::{
-    future::poll_fn,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::{
-    fleet::{Common, Pauses},
+    fleet::{Common, Pauses, unwinding, wait},
     flight::Outcome,
     look::{Look, adopt, is_retired},
     shared::Shared,
+    state::State,
 };
 use crate::{
-    error::{BoxError, StoreError},
-    store::{ErasedTokenStore, Lease, Payload, Saved, seal},
+    error::{BoxError, StoreError, TokenError},
+    store::{Lease, Payload, Saved, seal},
     token::AccessToken,
 };
-
-/// The least time between two looks at the store.
-const LEAST_PAUSE: Duration = Duration::from_millis(10);
 
 /// One flight's dealings with the store.
 pub(super) struct Visit {
@@ -41,10 +33,11 @@ pub(super) struct Visit {
 /// not heard whether it was granted.
 pub(super) type Owed = (String, Lease);
 
-/// A token of another process, or the turn to ask for one.
+/// A token of another process, the turn to ask for one, or what IMS told another process.
 pub(super) enum Asked {
     Token(AccessToken),
     Turn(Turn),
+    Told(Turn, TokenError),
 }
 
 /// The right to ask for a token.
@@ -54,6 +47,10 @@ pub(super) struct Turn {
     lease: Option<(String, Lease)>,
     /// A token of others that is due for renewal and its version: used if there is no new one.
     spare: Option<(AccessToken, u64)>,
+    /// How many tokens were refused lately, one after the other.
+    refusals: u32,
+    /// IMS wants to be left alone.
+    told: Option<TokenError>,
 }
 
 impl Visit {
@@ -67,7 +64,10 @@ impl Visit {
         let mut turn = Turn::default();
         match self.try_ask(shared, &mut turn).await {
             Some(token) => Asked::Token(token),
-            None => Asked::Turn(turn),
+            None => match turn.told.take() {
+                Some(error) => Asked::Told(turn, error),
+                None => Asked::Turn(turn),
+            },
         }
     }
 
@@ -100,15 +100,27 @@ impl Visit {
                     if let Some((token, version)) = self.look(shared, &name, turn).await {
                         return Some(take(shared, common, token, version));
                     }
+                    turn.told = self.notice(shared, common, &name).await;
+                    if turn.told.is_some() {
+                        return None;
+                    }
                 }
             }
         };
-        turn.lease = Some((name.clone(), lease));
-        // Who had the lease before may have saved a token since we looked.
-        let (token, version) = self.look(shared, &name, turn).await?;
-        let token = take(shared, common, token, version);
-        self.release(shared, common).await;
-        Some(token)
+        // Who had the lease before may have saved a token since we looked, or failed.
+        let token = match self.look(shared, &name, turn).await {
+            Some((token, version)) => Some(take(shared, common, token, version)),
+            None => {
+                turn.told = self.notice(shared, common, &name).await;
+                None
+            }
+        };
+        if token.is_some() || turn.told.is_some() {
+            self.release(shared, common).await;
+        } else {
+            turn.lease = Some((name, lease));
+        }
+        token
     }
 
     /// The key of the token in the store.
@@ -155,6 +167,11 @@ impl Visit {
             Ok(Look::Due(token)) => {
                 count("stale");
                 turn.spare = Some((token, stored.version()));
+                None
+            }
+            Ok(Look::Known(refusals)) => {
+                count("stale");
+                turn.refusals = refusals;
                 None
             }
             Ok(Look::Nothing) => {
@@ -226,18 +243,28 @@ impl Visit {
         }
     }
 
-    /// Shares what the turn brought, and ends it.
+    /// Shares what the turn brought, and ends it. If it failed, IMS is left alone for `delay`.
     pub(super) async fn end(
         &mut self,
         shared: &Arc<Shared>,
         turn: Turn,
         outcome: Outcome,
+        delay: Option<Duration>,
     ) -> Outcome {
-        let Turn { lease, spare } = turn;
-        if let (Some(common), Some((name, lease))) = (shared.common(), lease) {
-            if let Ok(token) = &outcome {
-                common.knows(lease.version());
-                self.save(shared, common, &name, &lease, token).await;
+        let Turn { lease, spare, refusals, .. } = turn;
+        if let (Some(common), Some(leased)) = (shared.common(), lease) {
+            match (&outcome, delay) {
+                (Ok(token), _) => {
+                    common.knows(leased.1.version());
+                    let suspect = shared.read(State::is_suspect);
+                    let refusals = if suspect { refusals.saturating_add(1) } else { 0 };
+                    self.save(shared, common, &leased, token, refusals).await;
+                }
+                (Err(error), Some(delay)) => {
+                    self.tell_others(shared, common, &leased, error, delay).await;
+                }
+                // It was given up.
+                (Err(_), None) => {}
             }
             self.release(shared, common).await;
         }
@@ -260,25 +287,26 @@ impl Visit {
         &mut self,
         shared: &Arc<Shared>,
         common: &Common,
-        name: &str,
-        lease: &Lease,
+        (name, lease): &Owed,
         token: &AccessToken,
+        refusals: u32,
     ) {
         let saved = async || {
             // Credentials may have changed while the token was asked for: then it is another's.
-            if common.name().await.map_err(StoreError::new)? != name {
+            if common.name().await.map_err(StoreError::new)? != *name {
                 return Ok(Saved::Superseded);
             }
             let text = |value: &Option<http::HeaderValue>| {
                 value.as_ref().and_then(|value| value.to_str().ok()).map(str::to_owned)
             };
-            let payload = Payload::new(
+            let mut payload = Payload::new(
                 token.expose_secret(),
                 token.sent().wall,
                 token.lifetime(),
                 text(&token.headers().api_key),
                 text(&token.headers().org_id),
             );
+            payload.refusals = refusals;
             let stored = seal(name, lease.version(), payload, &common.keys);
             let ttl = token.expires().remaining(shared.now());
             common.store.save(name, &stored.map_err(StoreError::new)?.with_ttl(ttl)).await
@@ -292,7 +320,7 @@ impl Visit {
     }
 
     /// Asks the store something, within the time that is left. `None`: from here on alone.
-    async fn call<T, F>(
+    pub(super) async fn call<T, F>(
         &mut self,
         shared: &Shared,
         operation: &'static str,
@@ -350,36 +378,6 @@ pub(super) fn tell(shared: &Shared, token: &AccessToken, version: u64) {
         version,
         expires_in, generation, "took the access token of another process from the store"
     );
-}
-
-/// A panic of the store is a failure of the store.
-async fn unwinding<T>(
-    call: impl Future<Output = Result<T, StoreError>> + Send,
-) -> Result<T, StoreError> {
-    let mut call = Box::pin(call);
-    poll_fn(move |context| {
-        // After a panic it is not polled again.
-        catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context)))
-            .unwrap_or_else(|_| Poll::Ready(Err(StoreError::new("it panicked"))))
-    })
-    .await
-}
-
-/// Ends when something may have changed under this key.
-pub(super) async fn changed(store: &dyn ErasedTokenStore, name: &str) {
-    let changed = async {
-        store.changed(name).await;
-        Ok(())
-    };
-    // A panic ends the wait early; the next call will tell.
-    let _ = unwinding(changed).await;
-}
-
-/// Waits until something may have changed, or it is time to look again.
-async fn wait(common: &Common, name: &str, pause: Duration) {
-    let start = Instant::now();
-    let _ = timeout(pause, changed(&*common.store, name)).await;
-    sleep(LEAST_PAUSE.saturating_sub(start.elapsed())).await;
 }
 
 fn random_name() -> Result<String, BoxError> {
