@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
+use tokio::time::{sleep, timeout};
 use tower_adobe_auth::{
     Credentials, Environment, FileStore, StoreKey, TokenSource, TokenStore,
     mock::{Answer, MockIms, check_token_store},
@@ -136,6 +138,40 @@ async fn only_the_user_can_read_the_files_and_none_is_left_behind() {
     }
     let text = fs::read_to_string(file(&folder, ".token")).unwrap();
     assert!(text.contains(&token));
+}
+
+#[tokio::test]
+async fn a_shutdown_in_mid_flight_leaves_no_lock_behind() {
+    let ims = MockIms::start().await;
+    ims.respond_next([Answer::hang()]);
+    let folder = tempfile::tempdir().unwrap();
+    let leader = source(ims.url(), folder.path());
+    timeout(Duration::from_millis(500), leader.token()).await.unwrap_err();
+
+    leader.shutdown().await.unwrap();
+
+    let names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    let start = Instant::now();
+    secret(&source(ims.url(), folder.path())).await;
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_nobody_waited_for_is_not_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, key, long) = (FileStore::in_folder(folder.path()), "a", Duration::from_secs(60));
+    // Its first poll has begun the work.
+    assert!(store.lease(key, "one", long, 0).now_or_never().is_none());
+
+    let start = Instant::now();
+    let another = FileStore::in_folder(folder.path());
+    while another.lease(key, "two", long, 0).await.unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(10), "it is held");
+        sleep(Duration::from_millis(5)).await;
+    }
+    // The one before was granted, or came too late for that.
+    assert!(store.lease(key, "three", long, 0).await.unwrap().is_none());
 }
 
 #[tokio::test]

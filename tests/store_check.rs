@@ -38,6 +38,7 @@ enum Bug {
     IgnoresAbove,
     IgnoresValues,
     ReleasesForAnyone,
+    ReleasesByVersion,
     NeverReleases,
     MixesKeys,
     Fails,
@@ -163,7 +164,10 @@ impl TokenStore for Buggy {
 
     async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {
         self.with(key, |entry| {
-            let ours = entry.lease.as_ref().is_some_and(|(held, _)| held.owner() == lease.owner());
+            let ours = entry.lease.as_ref().is_some_and(|(held, _)| match self.bug {
+                Bug::ReleasesByVersion => held == lease,
+                _ => held.owner() == lease.owner(),
+            });
             if (ours || self.has(Bug::ReleasesForAnyone)) && !self.has(Bug::NeverReleases) {
                 entry.lease = None;
             }
@@ -211,6 +215,7 @@ async fn each_bug_is_found_and_named() {
         (Bug::IgnoresAbove, "is not above what was asked for"),
         (Bug::IgnoresValues, "is not above the value that is kept"),
         (Bug::ReleasesForAnyone, "a lease was given back by who does not have it"),
+        (Bug::ReleasesByVersion, "who had not heard the answer"),
         (Bug::NeverReleases, "a lease was given back, and is not granted again"),
         (Bug::MixesKeys, "tokens of different credentials mix"),
         (Bug::Fails, "`save` failed: the token store failed: out of order"),

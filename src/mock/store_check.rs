@@ -340,6 +340,14 @@ impl<S: TokenStore> Check<S> {
         answer("release", self.one.release(&key, &held)).await?;
         ensure(lease(&*self.another, &key, LONG, 0).await?.is_some(), || {
             "a lease was given back, and is not granted again: others wait for its end".to_owned()
+        })?;
+        let another = self::key();
+        let held = granted(&*self.one, &another, LONG, 0).await?;
+        let unheard = Lease::new(held.owner(), 0);
+        answer("release", self.one.release(&another, &unheard)).await?;
+        ensure(lease(&*self.another, &another, LONG, 0).await?.is_some(), || {
+            "a lease of version 0 was not given back by its owner, who had not heard the answer"
+                .to_owned()
         })
     }
 

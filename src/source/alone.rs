@@ -8,7 +8,7 @@ use std::{
 
 use super::{flight::Outcome, shared::Shared};
 use crate::{
-    error::{ConfigError, StoreError},
+    error::{ConfigError, StoreError, TokenError},
     ims::ImsClient,
     token::AccessToken,
 };
@@ -45,6 +45,8 @@ pub(super) enum Asked {
     #[expect(dead_code, reason = "there are no other processes")]
     Token(AccessToken),
     Turn(Turn),
+    #[expect(dead_code, reason = "there are no other processes")]
+    Told(Turn, TokenError),
 }
 
 /// The right to ask for a token.
@@ -64,9 +66,14 @@ impl Visit {
         _shared: &Arc<Shared>,
         _turn: Turn,
         outcome: Outcome,
+        _delay: Option<Duration>,
     ) -> Outcome {
         outcome
     }
+
+    pub(super) async fn give_back(&mut self, _shared: &Shared) {}
+
+    pub(super) fn leave(&mut self, _shared: &Shared) {}
 }
 
 /// Nobody else has a token.

@@ -6,16 +6,19 @@
 //! another process has the lease.
 
 use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::{Duration, SystemTime},
 };
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::shared::Shared;
+use super::{shared::Shared, visit::Owed};
 pub(super) use super::{
     visit::{Asked, Visit},
     watch::watch,
@@ -76,9 +79,11 @@ impl Sharing {
                 ));
             }
         };
-        let (known, failure) = (AtomicU64::new(0), Mutex::new(None));
+        let (known, noticed) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (failure, owed) = (Mutex::default(), Mutex::default());
         let store = store.0;
-        let shared = Common { store, identity, keys, timeout, lease_ttl, known, failure };
+        let shared =
+            Common { store, identity, keys, timeout, lease_ttl, known, noticed, failure, owed };
         Ok(Fleet { shared: Some(shared) })
     }
 }
@@ -100,6 +105,10 @@ pub(super) struct Common {
     /// been refused.
     known: AtomicU64,
     failure: Mutex<Option<StoreError>>,
+    /// The version of the notice that this source gave last.
+    noticed: AtomicU64,
+    /// The lease of a flight that could not give it back.
+    owed: Mutex<Option<Owed>>,
 }
 
 /// What names the token in the store.
@@ -158,6 +167,23 @@ impl Common {
         self.known().max(millis.min(1 << 48))
     }
 
+    /// Notes that the notice of this version is ours.
+    pub(super) fn gives_notice(&self, version: u64) {
+        self.noticed.store(version, Ordering::Release);
+    }
+
+    pub(super) fn gave_notice(&self, version: u64) -> bool {
+        self.noticed.load(Ordering::Acquire) == version
+    }
+
+    pub(super) fn leave_owed(&self, owed: Owed) {
+        *self.owed.lock().unwrap_or_else(PoisonError::into_inner) = Some(owed);
+    }
+
+    pub(super) fn take_owed(&self) -> Option<Owed> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Notes how the store did. Returns whether that is news.
     pub(super) fn note(&self, failure: Option<StoreError>) -> bool {
         let mut noted = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -171,6 +197,9 @@ impl Common {
 
 /// The longest time between two looks at a lease that another process has.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The least time between two looks at the store.
+const LEAST_PAUSE: Duration = Duration::from_millis(10);
 
 /// When to look again while another process has the lease.
 pub(super) struct Pauses {
@@ -193,6 +222,36 @@ impl Pauses {
     pub(super) fn are_over(&self) -> bool {
         Instant::now() >= self.until
     }
+}
+
+/// A panic of the store is a failure of the store.
+pub(super) async fn unwinding<T>(
+    call: impl Future<Output = Result<T, StoreError>> + Send,
+) -> Result<T, StoreError> {
+    let mut call = Box::pin(call);
+    poll_fn(move |context| {
+        // After a panic it is not polled again.
+        catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context)))
+            .unwrap_or_else(|_| Poll::Ready(Err(StoreError::new("it panicked"))))
+    })
+    .await
+}
+
+/// Ends when something may have changed under this key.
+pub(super) async fn changed(store: &dyn ErasedTokenStore, name: &str) {
+    let changed = async {
+        store.changed(name).await;
+        Ok(())
+    };
+    // A panic ends the wait early; the next call will tell.
+    let _ = unwinding(changed).await;
+}
+
+/// Waits until something may have changed, or it is time to look again.
+pub(super) async fn wait(common: &Common, name: &str, pause: Duration) {
+    let start = Instant::now();
+    let _ = timeout(pause, changed(&*common.store, name)).await;
+    sleep(LEAST_PAUSE.saturating_sub(start.elapsed())).await;
 }
 
 impl Shared {

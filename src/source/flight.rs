@@ -72,14 +72,17 @@ pub(super) fn fly(
     let start = Instant::now();
     let mut closed = open.clone();
     let landing = Some(landing);
-    let mut guard = Guard { shared, number, landing, start, span: span.clone(), _open: open };
+    let visit = Visit::new(&shared);
+    let mut guard =
+        Guard { shared, number, landing, visit, start, span: span.clone(), _open: open };
     let flight = async move {
         let outcome = tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => Err(shut_down()),
-            outcome = attempts(&guard.shared, number) => outcome,
+            outcome = attempts(&guard.shared, number, &mut guard.visit) => outcome,
         };
         guard.land(outcome);
+        guard.visit.give_back(&guard.shared).await;
     };
     flight.instrument(span)
 }
@@ -103,19 +106,19 @@ fn span(shared: &Shared, number: u64) -> Span {
     span
 }
 
-async fn attempts(shared: &Arc<Shared>, number: u64) -> Outcome {
+async fn attempts(shared: &Arc<Shared>, number: u64, visit: &mut Visit) -> Outcome {
     let settings = &shared.settings;
     let start = Instant::now();
     let mut attempt = 1;
-    let mut visit = Visit::new(shared);
     loop {
         Span::current().record("attempt", attempt);
-        let turn = match visit.ask(shared).await {
+        let (turn, outcome) = match visit.ask(shared).await {
             Asked::Token(token) => return Ok(token),
-            Asked::Turn(turn) => turn,
+            Asked::Turn(turn) => (turn, attempt_once(shared).await),
+            Asked::Told(turn, error) => (turn, Err(error)),
         };
-        let outcome = attempt_once(shared).await;
-        let error = match visit.end(shared, turn, outcome).await {
+        let delay = outcome.as_ref().err().and_then(|error| shared.fail(number, error));
+        let error = match visit.end(shared, turn, outcome, delay).await {
             Ok(token) => {
                 let expires_in = token.lifetime().as_secs_f64();
                 let duration = start.elapsed().as_secs_f64();
@@ -126,7 +129,7 @@ async fn attempts(shared: &Arc<Shared>, number: u64) -> Outcome {
             Err(error) => error,
         };
 
-        let Some(delay) = shared.fail(number, &error) else {
+        let Some(delay) = delay else {
             // It was given up: another one flies, and IMS is not to be asked twice.
             return Err(error);
         };
@@ -182,6 +185,7 @@ struct Guard {
     shared: Arc<Shared>,
     number: u64,
     landing: Option<Landing>,
+    visit: Visit,
     start: Instant,
     span: Span,
     /// Seen by who waits for the end of the source's tasks.
@@ -221,6 +225,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        self.visit.leave(&self.shared);
         if self.landing.is_none() {
             return;
         }

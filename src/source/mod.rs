@@ -16,6 +16,10 @@ mod fetch;
 mod fleet;
 mod flight;
 mod keeper;
+#[cfg(feature = "store")]
+mod look;
+#[cfg(feature = "store")]
+mod notice;
 mod refusals;
 mod schedule;
 mod shared;

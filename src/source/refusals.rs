@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::{clock::Moment, token::HostKey};
 
 /// How many refusals of one host are believed in one [`WINDOW`].
-const BELIEVED: u32 = 2;
-const WINDOW: Duration = Duration::from_secs(60);
+pub(super) const BELIEVED: u32 = 2;
+pub(super) const WINDOW: Duration = Duration::from_secs(60);
 const SHORTEST_LATCH: Duration = Duration::from_secs(60);
 const LONGEST_LATCH: Duration = Duration::from_secs(60 * 60);
 

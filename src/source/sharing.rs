@@ -21,6 +21,11 @@ impl<F> TokenSourceBuilder<F> {
     /// not announced (or with [`refresh_on_demand`](Self::refresh_on_demand)), they look when their
     /// own token is due or refused.
     ///
+    /// An IMS that throttles (429) or is down (5xx) is asked as often as one process would ask it: what
+    /// it said lies in the store for as long as it is to be left alone, and the others fail with its
+    /// words. Of an API that refuses one token after the other, all processes together believe two
+    /// refusals a minute.
+    ///
     /// The credential is the IMS, the client id, the organization and the scopes.
     pub fn store(mut self, store: impl TokenStore) -> Self {
         self.sharing.store = Some(StoreHandle(Arc::new(store)));

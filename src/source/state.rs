@@ -314,6 +314,12 @@ impl<F: Clone> State<F> {
         self.flight.is_some()
     }
 
+    /// Whether an API refused the token in hand, which waits to be replaced.
+    #[cfg(feature = "store")]
+    pub(super) fn is_suspect(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.suspect)
+    }
+
     pub(super) fn failure(&self) -> Option<&Failure> {
         self.failure.as_ref()
     }

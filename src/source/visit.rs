@@ -1,33 +1,22 @@
 //! What one flight has to do with the token store.
 
-use std::{
-    future::poll_fn,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Weak},
-    task::Poll,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::{
-    fleet::{Common, Pauses},
+    fleet::{Common, Pauses, unwinding, wait},
     flight::Outcome,
+    look::{Look, adopt, is_retired},
     shared::Shared,
+    state::State,
 };
 use crate::{
-    clock::{FAR, Moment},
-    error::{BoxError, StoreError},
-    store::{ErasedTokenStore, Lease, Payload, Saved, StoredToken, open, seal},
-    token::{AccessToken, Origin, TokenResponse},
+    error::{BoxError, StoreError, TokenError},
+    store::{Lease, Payload, Saved, seal},
+    token::AccessToken,
 };
-
-/// By how much the clocks of two machines may differ, where the store counts a life down.
-const CLOCKS_DIFFER: Duration = Duration::from_secs(5 * 60);
-
-/// The least time between two looks at the store.
-const LEAST_PAUSE: Duration = Duration::from_millis(10);
 
 /// One flight's dealings with the store.
 pub(super) struct Visit {
@@ -37,12 +26,18 @@ pub(super) struct Visit {
     alone: bool,
     /// It was said that the value in the store is no good.
     warned: bool,
+    owed: Option<Owed>,
 }
 
-/// A token of another process, or the turn to ask for one.
+/// The key of a lease that is to be given back, and the lease. Of version 0 is one of which it was
+/// not heard whether it was granted.
+pub(super) type Owed = (String, Lease);
+
+/// A token of another process, the turn to ask for one, or what IMS told another process.
 pub(super) enum Asked {
     Token(AccessToken),
     Turn(Turn),
+    Told(Turn, TokenError),
 }
 
 /// The right to ask for a token.
@@ -52,21 +47,16 @@ pub(super) struct Turn {
     lease: Option<(String, Lease)>,
     /// A token of others that is due for renewal and its version: used if there is no new one.
     spare: Option<(AccessToken, u64)>,
-}
-
-/// What a look at the store brings.
-enum Look {
-    /// Newer than ours, with its version.
-    Newer(AccessToken, u64),
-    /// Newer than ours, but due for renewal.
-    Due(AccessToken),
-    Nothing,
+    /// How many tokens were refused lately, one after the other.
+    refusals: u32,
+    /// IMS wants to be left alone.
+    told: Option<TokenError>,
 }
 
 impl Visit {
     pub(super) fn new(shared: &Shared) -> Self {
         let left = shared.common().map(|common| common.timeout);
-        Self { left: left.unwrap_or_default(), alone: left.is_none(), warned: false }
+        Self { left: left.unwrap_or_default(), alone: left.is_none(), warned: false, owed: None }
     }
 
     /// Looks for a token that another process has fetched, and waits for one that is being fetched.
@@ -74,12 +64,18 @@ impl Visit {
         let mut turn = Turn::default();
         match self.try_ask(shared, &mut turn).await {
             Some(token) => Asked::Token(token),
-            None => Asked::Turn(turn),
+            None => match turn.told.take() {
+                Some(error) => Asked::Told(turn, error),
+                None => Asked::Turn(turn),
+            },
         }
     }
 
     async fn try_ask(&mut self, shared: &Arc<Shared>, turn: &mut Turn) -> Option<AccessToken> {
         let common = shared.common()?;
+        // Of a flight that panicked, or ended with its runtime.
+        self.owed = common.take_owed().or(self.owed.take());
+        self.release(shared, common).await;
         let name = self.name(shared).await?;
         if let Some((token, version)) = self.look(shared, &name, turn).await {
             return Some(take(shared, common, token, version));
@@ -104,15 +100,27 @@ impl Visit {
                     if let Some((token, version)) = self.look(shared, &name, turn).await {
                         return Some(take(shared, common, token, version));
                     }
+                    turn.told = self.notice(shared, common, &name).await;
+                    if turn.told.is_some() {
+                        return None;
+                    }
                 }
             }
         };
-        turn.lease = Some((name.clone(), lease));
-        // Who had the lease before may have saved a token since we looked.
-        let (token, version) = self.look(shared, &name, turn).await?;
-        let token = take(shared, common, token, version);
-        self.release(shared, common, turn).await;
-        Some(token)
+        // Who had the lease before may have saved a token since we looked, or failed.
+        let token = match self.look(shared, &name, turn).await {
+            Some((token, version)) => Some(take(shared, common, token, version)),
+            None => {
+                turn.told = self.notice(shared, common, &name).await;
+                None
+            }
+        };
+        if token.is_some() || turn.told.is_some() {
+            self.release(shared, common).await;
+        } else {
+            turn.lease = Some((name, lease));
+        }
+        token
     }
 
     /// The key of the token in the store.
@@ -162,6 +170,11 @@ impl Visit {
                 turn.spare = Some((token, stored.version()));
                 None
             }
+            Ok(Look::Known(refusals)) => {
+                count("stale");
+                turn.refusals = refusals;
+                None
+            }
             Ok(Look::Nothing) => {
                 count("stale");
                 None
@@ -176,8 +189,11 @@ impl Visit {
         name: &str,
     ) -> Option<Option<Lease>> {
         let above = common.above(shared.now().wall);
+        let owner = random_name();
+        let owed = owner.iter().map(|owner| (name.to_owned(), Lease::new(owner, 0))).next();
+        self.owed = owed.filter(|_| !self.alone);
         let leased = async || {
-            let owner = random_name().map_err(StoreError::new)?;
+            let owner = owner.map_err(StoreError::new)?;
             let lease = common.store.lease(name, &owner, common.lease_ttl, above).await?;
             match &lease {
                 Some(lease) if lease.version() <= above => {
@@ -187,32 +203,71 @@ impl Visit {
             }
         };
         let lease = self.call(shared, "lease", leased).await?;
+        self.owed = lease.iter().map(|lease| (name.to_owned(), lease.clone())).next();
         let outcome = if lease.is_some() { "granted" } else { "held" };
         shared.telemetry().stored("lease", outcome);
         Some(lease)
     }
 
-    async fn release(&mut self, shared: &Arc<Shared>, common: &Common, turn: &mut Turn) {
-        let Some((name, lease)) = turn.lease.take() else { return };
+    async fn release(&mut self, shared: &Shared, common: &Common) {
+        let Some((name, lease)) = self.owed.clone() else { return };
         if self.call(shared, "release", || common.store.release(&name, &lease)).await.is_some() {
             shared.telemetry().stored("release", "released");
+            self.owed = None;
         }
     }
 
-    /// Shares what the turn brought, and ends it.
+    /// Gives back the lease if the flight was cut short, or the store was slow: others need not wait
+    /// for its end. The flight has landed, and no caller waits for this.
+    pub(super) async fn give_back(&mut self, shared: &Shared) {
+        let (Some(common), Some((name, lease))) = (shared.common(), self.owed.clone()) else {
+            return;
+        };
+        let release = unwinding(common.store.release(&name, &lease));
+        let (outcome, error) = match timeout(common.timeout, release).await {
+            Ok(Ok(())) => ("released", None),
+            Ok(Err(error)) => ("failed", Some(error)),
+            Err(_) => ("timeout", Some(too_slow(common))),
+        };
+        shared.telemetry().stored("release", outcome);
+        // It was not given back: then it ends by itself.
+        self.owed = None;
+        if let Some(error) = error.filter(|_| !self.alone) {
+            self.go_alone(common, "release", error);
+        }
+    }
+
+    /// Leaves what could not be given back to the next flight.
+    pub(super) fn leave(&mut self, shared: &Shared) {
+        if let (Some(common), Some(owed)) = (shared.common(), self.owed.take()) {
+            common.leave_owed(owed);
+        }
+    }
+
+    /// Shares what the turn brought, and ends it. If it failed, IMS is left alone for `delay`.
     pub(super) async fn end(
         &mut self,
         shared: &Arc<Shared>,
-        mut turn: Turn,
+        turn: Turn,
         outcome: Outcome,
+        delay: Option<Duration>,
     ) -> Outcome {
-        let spare = turn.spare.take();
-        if let (Some(common), Some((name, lease))) = (shared.common(), turn.lease.clone()) {
-            if let Ok(token) = &outcome {
-                common.knows(lease.version());
-                self.save(shared, common, &name, &lease, token).await;
+        let Turn { lease, spare, refusals, .. } = turn;
+        if let (Some(common), Some(leased)) = (shared.common(), lease) {
+            match (&outcome, delay) {
+                (Ok(token), _) => {
+                    common.knows(leased.1.version());
+                    let suspect = shared.read(State::is_suspect);
+                    let refusals = if suspect { refusals.saturating_add(1) } else { 0 };
+                    self.save(shared, common, &leased, token, refusals).await;
+                }
+                (Err(error), Some(delay)) => {
+                    self.tell_others(shared, common, &leased, error, delay).await;
+                }
+                // It was given up.
+                (Err(_), None) => {}
             }
-            self.release(shared, common, &mut turn).await;
+            self.release(shared, common).await;
         }
         match (outcome, spare) {
             // It is due for renewal, but there is no better one.
@@ -233,25 +288,26 @@ impl Visit {
         &mut self,
         shared: &Arc<Shared>,
         common: &Common,
-        name: &str,
-        lease: &Lease,
+        (name, lease): &Owed,
         token: &AccessToken,
+        refusals: u32,
     ) {
         let saved = async || {
             // Credentials may have changed while the token was asked for: then it is another's.
-            if common.name().await.map_err(StoreError::new)? != name {
+            if common.name().await.map_err(StoreError::new)? != *name {
                 return Ok(Saved::Superseded);
             }
             let text = |value: &Option<http::HeaderValue>| {
                 value.as_ref().and_then(|value| value.to_str().ok()).map(str::to_owned)
             };
-            let payload = Payload::new(
+            let mut payload = Payload::new(
                 token.expose_secret(),
                 token.sent().wall,
                 token.lifetime(),
                 text(&token.headers().api_key),
                 text(&token.headers().org_id),
             );
+            payload.refusals = refusals;
             let stored = seal(name, lease.version(), payload, &common.keys);
             let ttl = token.expires().remaining(shared.now());
             common.store.save(name, &stored.map_err(StoreError::new)?.with_ttl(ttl)).await
@@ -268,7 +324,7 @@ impl Visit {
     }
 
     /// Asks the store something, within the time that is left. `None`: from here on alone.
-    async fn call<T, F>(
+    pub(super) async fn call<T, F>(
         &mut self,
         shared: &Shared,
         operation: &'static str,
@@ -284,20 +340,21 @@ impl Visit {
         let (outcome, error) = match answer {
             Ok(Ok(answer)) => return Some(answer),
             Ok(Err(error)) => ("failed", error),
-            Err(_) => {
-                let message = format!("it cost more than {:?} in all", common.timeout);
-                ("timeout", StoreError::new(message))
-            }
+            Err(_) => ("timeout", too_slow(common)),
         };
-        self.alone = true;
         shared.telemetry().stored(operation, outcome);
+        self.go_alone(common, operation, error);
+        None
+    }
+
+    fn go_alone(&mut self, common: &Common, operation: &str, error: StoreError) {
+        self.alone = true;
         warn!(
             operation,
             error = &error as &dyn std::error::Error,
             "the token store failed; going on without it"
         );
         common.note(Some(error));
-        None
     }
 }
 
@@ -307,6 +364,10 @@ fn works(common: &Common) {
     if common.note(None) {
         info!("the token store works again");
     }
+}
+
+fn too_slow(common: &Common) -> StoreError {
+    StoreError::new(format!("it cost more than {:?} in all", common.timeout))
 }
 
 /// Takes the token of another process in place of ours.
@@ -324,79 +385,6 @@ pub(super) fn tell(shared: &Shared, token: &AccessToken, version: u64) {
         version,
         expires_in, generation, "took the access token of another process from the store"
     );
-}
-
-/// A panic of the store is a failure of the store.
-async fn unwinding<T>(
-    call: impl Future<Output = Result<T, StoreError>> + Send,
-) -> Result<T, StoreError> {
-    let mut call = Box::pin(call);
-    poll_fn(move |context| {
-        // After a panic it is not polled again.
-        catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context)))
-            .unwrap_or_else(|_| Poll::Ready(Err(StoreError::new("it panicked"))))
-    })
-    .await
-}
-
-/// Ends when something may have changed under this key.
-pub(super) async fn changed(store: &dyn ErasedTokenStore, name: &str) {
-    let changed = async {
-        store.changed(name).await;
-        Ok(())
-    };
-    // A panic ends the wait early; the next call will tell.
-    let _ = unwinding(changed).await;
-}
-
-/// Waits until something may have changed, or it is time to look again.
-async fn wait(common: &Common, name: &str, pause: Duration) {
-    let start = Instant::now();
-    let _ = timeout(pause, changed(&*common.store, name)).await;
-    sleep(LEAST_PAUSE.saturating_sub(start.elapsed())).await;
-}
-
-/// The token of a stored value, by this source's schedule and clocks.
-fn adopt(
-    shared: &Arc<Shared>,
-    common: &Common,
-    name: &str,
-    stored: &StoredToken,
-) -> Result<Look, &'static str> {
-    let payload = open(name, stored, &common.keys)?;
-    if stored.version() <= common.known() {
-        return Ok(Look::Nothing);
-    }
-    let lifetime = payload.lifetime();
-    if lifetime > FAR {
-        return Err("its life is out of range");
-    }
-    let now = shared.now();
-    let left = match stored.ttl() {
-        Some(ttl) => payload.remaining(now.wall, CLOCKS_DIFFER).min(ttl),
-        None => payload.remaining(now.wall, Duration::ZERO),
-    };
-    // Where the clock cannot say when that was, it lives from now on.
-    let (sent, lifetime) = now.minus(lifetime - left).map_or((now, left), |sent| (sent, lifetime));
-    if left.is_zero() {
-        return Ok(Look::Nothing);
-    }
-    let mut response = TokenResponse::new(payload.access_token.as_str(), lifetime);
-    response.client_id = payload.client_id;
-    response.org_id = payload.org_id;
-    let origin: Weak<dyn Origin> = Arc::downgrade(shared) as _;
-    let token = AccessToken::new(response, sent, shared.next_generation(), origin)
-        .map_err(|_| "it is no access token")?;
-    let due = shared.settings.schedule.thresholds(sent, lifetime).renew.has_come(now);
-    Ok(match () {
-        () if is_retired(shared, &token, now) => Look::Nothing,
-        () if due => Look::Due(token),
-        () => Look::Newer(token, stored.version()),
-    })
-}
-
-fn is_retired(shared: &Shared, token: &AccessToken, now: Moment) -> bool {
-    shared.settings.schedule.thresholds(token.sent(), token.lifetime()).retire.has_come(now)
 }
 
 fn random_name() -> Result<String, BoxError> {

@@ -12,9 +12,10 @@ use std::{
 use tokio::time::{sleep, timeout};
 
 use super::{
+    fleet::changed,
     shared::Shared,
     spread,
-    visit::{Visit, changed, tell},
+    visit::{Visit, tell},
 };
 use crate::token::AccessToken;
 

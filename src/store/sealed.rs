@@ -7,7 +7,7 @@ use chacha20poly1305::{
     KeyInit, XChaCha20Poly1305,
     aead::{Aead, Payload as Message},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use super::{Keys, StoredToken};
@@ -32,6 +32,9 @@ pub(crate) struct Payload {
     pub(crate) client_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) org_id: Option<String>,
+    /// How many tokens were refused shortly before, so that this one was asked for.
+    #[serde(default)]
+    pub(crate) refusals: u32,
 }
 
 impl Payload {
@@ -49,6 +52,7 @@ impl Payload {
             expires_at: sent_at.saturating_add(millis(lifetime)),
             client_id,
             org_id,
+            refusals: 0,
         }
     }
 
@@ -71,12 +75,16 @@ fn millis(duration: Duration) -> u64 {
 
 /// The value in the store: in clear or encrypted.
 #[derive(Deserialize, Serialize)]
-struct Value {
+struct Value<T> {
     version: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    clear: Option<Payload>,
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    clear: Option<T>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sealed: Option<Sealed>,
+}
+
+fn none<T>() -> Option<T> {
+    None
 }
 
 #[derive(Deserialize, Serialize)]
@@ -87,11 +95,11 @@ struct Sealed {
     text: String,
 }
 
-/// What is to be kept for this token.
-pub(crate) fn seal(
+/// What is to be kept under this name: a [`Payload`], say.
+pub(crate) fn seal<T: Serialize>(
     name: &str,
     version: u64,
-    payload: Payload,
+    payload: T,
     keys: &Keys,
 ) -> Result<StoredToken, BoxError> {
     let value = match &keys.write {
@@ -125,7 +133,11 @@ fn wiped(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, BoxError> {
 }
 
 /// Reads what was kept under this name. The error says what is wrong with it, and nothing of it.
-pub(crate) fn open(name: &str, stored: &StoredToken, keys: &Keys) -> Result<Payload, &'static str> {
+pub(crate) fn open<T: DeserializeOwned>(
+    name: &str,
+    stored: &StoredToken,
+    keys: &Keys,
+) -> Result<T, &'static str> {
     if stored.value().len() > LONGEST_VALUE {
         return Err("it is too long");
     }
@@ -187,7 +199,7 @@ mod tests {
     fn what_was_sealed_is_read_again_with_and_without_a_key() {
         for keys in [Keys::default(), keys("one", 1)] {
             let stored = seal("name", 7, payload(), &keys).unwrap();
-            let read = open("name", &stored, &keys).unwrap();
+            let read = open::<Payload>("name", &stored, &keys).unwrap();
 
             assert_eq!(*read.access_token, "a-secret-token");
             assert_eq!(read.client_id.as_deref(), Some("a-client"));
@@ -203,20 +215,23 @@ mod tests {
         let text = String::from_utf8(stored.value().to_vec()).unwrap();
         let renumbered = StoredToken::new(8, text.replace(r#""version":7"#, r#""version":8"#));
 
-        assert!(open("name", &stored, &keys("one", 1)).is_ok());
-        assert!(open("other", &stored, &keys("one", 1)).is_err());
-        assert!(open("name", &StoredToken::new(8, text), &keys("one", 1)).is_err());
-        assert!(open("name", &renumbered, &keys("one", 1)).is_err());
-        assert!(open("name", &stored, &keys("one", 2)).is_err());
-        assert!(open("name", &stored, &keys("two", 1)).is_err());
-        assert!(open("name", &stored, &Keys::default()).is_err());
+        assert!(open::<Payload>("name", &stored, &keys("one", 1)).is_ok());
+        assert!(open::<Payload>("other", &stored, &keys("one", 1)).is_err());
+        assert!(open::<Payload>("name", &StoredToken::new(8, text), &keys("one", 1)).is_err());
+        assert!(open::<Payload>("name", &renumbered, &keys("one", 1)).is_err());
+        assert!(open::<Payload>("name", &stored, &keys("one", 2)).is_err());
+        assert!(open::<Payload>("name", &stored, &keys("two", 1)).is_err());
+        assert!(open::<Payload>("name", &stored, &Keys::default()).is_err());
     }
 
     #[test]
     fn a_value_in_clear_is_no_token_to_who_has_a_key() {
         let stored = seal("name", 7, payload(), &Keys::default()).unwrap();
 
-        assert_eq!(open("name", &stored, &keys("one", 1)).err(), Some("it is not encrypted"));
+        assert_eq!(
+            open::<Payload>("name", &stored, &keys("one", 1)).err(),
+            Some("it is not encrypted")
+        );
     }
 
     #[test]
@@ -225,7 +240,7 @@ mod tests {
         let mut rotated = keys("new", 2);
         rotated.read.push(StoreKey::new("old", [1; 32]));
 
-        assert!(open("name", &stored, &rotated).is_ok());
+        assert!(open::<Payload>("name", &stored, &rotated).is_ok());
     }
 
     proptest! {
@@ -238,7 +253,7 @@ mod tests {
             value[at] ^= bits;
 
             // What is still read is the same token: the change was in a place that says nothing.
-            if let Ok(read) = open("name", &StoredToken::new(7, value), &keys) {
+            if let Ok(read) = open::<Payload>("name", &StoredToken::new(7, value), &keys) {
                 prop_assert_eq!(&*read.access_token, "a-secret-token");
             }
         }
@@ -246,8 +261,8 @@ mod tests {
         #[test]
         fn nonsense_is_no_token(value in proptest::collection::vec(any::<u8>(), 0..200), version: u64) {
             let stored = StoredToken::new(version, value);
-            prop_assert!(open("name", &stored, &Keys::default()).is_err());
-            prop_assert!(open("name", &stored, &keys("one", 1)).is_err());
+            prop_assert!(open::<Payload>("name", &stored, &Keys::default()).is_err());
+            prop_assert!(open::<Payload>("name", &stored, &keys("one", 1)).is_err());
         }
     }
 }

@@ -68,6 +68,9 @@ pub trait TokenStore: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<Lease>, StoreError>> + Send;
 
     /// Gives the lease back. If another owner has it by now, nothing happens.
+    ///
+    /// The owner decides: where [`lease`](Self::lease) was given up before its answer came, the
+    /// version is not known, and is 0 here.
     fn release(
         &self,
         key: &str,

@@ -114,13 +114,13 @@ impl TokenStore for FileStore {
         ttl: Duration,
         above: u64,
     ) -> Result<Option<Lease>, StoreError> {
-        let owner = owner.to_owned();
-        let granted = self.with(key, move |shared, entry| {
-            let Some((version, lock)) = entry.lease(&owner, ttl, above)? else { return Ok(None) };
-            shared.hold(owner.clone(), lock);
-            Ok(Some(Lease::new(owner, version)))
-        });
-        granted.await
+        let asks = owner.to_owned();
+        let granted = self.with(key, move |_, entry| entry.lease(&asks, ttl, above)).await?;
+        // Where nobody waits for it any more the lock is dropped, and others need not wait either.
+        Ok(granted.map(|(version, lock)| {
+            self.shared.hold(owner.to_owned(), lock);
+            Lease::new(owner, version)
+        }))
     }
 
     async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {

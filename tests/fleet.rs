@@ -1,0 +1,316 @@
+//! Many processes and one store, while IMS or an API is in trouble: what the whole fleet asks.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use tokio::time::{Instant, sleep};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_adobe_auth::{
+    AdobeAuthLayer, BoxError, Credentials, ErrorKind, ImsClientBuilder, Lease, MemoryStore, Saved,
+    StoreError, StoreKey, StoredToken, TokenError, TokenSource, TokenSourceBuilder, TokenStore,
+};
+
+/// A status and its `Retry-After`.
+type Trouble = (u16, Option<u64>);
+
+/// An IMS that answers `token-1`, `token-2`, …, or what it was told to.
+#[derive(Clone, Default)]
+struct Ims {
+    asked: Arc<Mutex<Vec<Instant>>>,
+    trouble: Arc<Mutex<Option<Trouble>>>,
+}
+
+impl Ims {
+    fn in_trouble(status: u16, retry_after: Option<u64>) -> Self {
+        let ims = Self::default();
+        ims.set_trouble(Some((status, retry_after)));
+        ims
+    }
+
+    fn set_trouble(&self, trouble: Option<Trouble>) {
+        *self.trouble.lock().unwrap() = trouble;
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+
+    async fn answer(self) -> Result<Response<Full<Bytes>>, Infallible> {
+        let number = {
+            let mut asked = self.asked.lock().unwrap();
+            asked.push(Instant::now());
+            asked.len()
+        };
+        sleep(Duration::from_millis(100)).await;
+        let trouble = *self.trouble.lock().unwrap();
+        let Some((status, retry_after)) = trouble else {
+            let body = format!(r#"{{"access_token":"token-{number}","expires_in":86400}}"#);
+            return Ok(Response::new(body.into()));
+        };
+        let mut response = Response::builder().status(status).header("x-debug-id", "a-debug-id");
+        if let Some(retry_after) = retry_after {
+            response = response.header("retry-after", retry_after);
+        }
+        Ok(response.body(r#"{"error":"slow_down"}"#.into()).unwrap())
+    }
+
+    fn builder(&self, store: impl TokenStore) -> TokenSourceBuilder<ImsClientBuilder> {
+        let ims = self.clone();
+        let ims = service_fn(move |_: Request<Full<Bytes>>| ims.clone().answer());
+        TokenSource::builder(Credentials::new("client-id", "client-secret"))
+            .map_ims(|client| client.transport(ims))
+            .store(store)
+    }
+
+    /// A source as another process would have it.
+    fn process(&self, store: impl TokenStore) -> TokenSource {
+        self.builder(store).build().unwrap()
+    }
+
+    fn fleet(&self, size: usize, store: &MemoryStore) -> Vec<TokenSource> {
+        (0..size).map(|_| self.process(store.clone())).collect()
+    }
+}
+
+async fn secret(tokens: &TokenSource) -> String {
+    tokens.token().await.unwrap().expose_secret().to_owned()
+}
+
+/// What fails of a caller that comes each second.
+async fn errors(tokens: &TokenSource, seconds: u64) -> Vec<TokenError> {
+    let mut errors = Vec::new();
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < end {
+        errors.extend(tokens.token().await.err());
+        sleep(Duration::from_secs(1)).await;
+    }
+    errors
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fleet_asks_an_ims_that_throttles_or_is_down_as_often_as_one_process_would() {
+    for (status, retry_after, kind, most) in [
+        (429, Some(30), ErrorKind::Throttled, 3),
+        (503, Some(30), ErrorKind::Unavailable, 3),
+        (429, None, ErrorKind::Throttled, 14),
+        (503, None, ErrorKind::Unavailable, 14),
+    ] {
+        let ims = Ims::in_trouble(status, retry_after);
+        let fleet = ims.fleet(50, &MemoryStore::default());
+
+        let errors = join_all(fleet.iter().map(|tokens| errors(tokens, 60))).await.concat();
+
+        assert!(ims.asked() <= most, "{status} {retry_after:?}: {} requests", ims.asked());
+        assert!(!errors.is_empty());
+        for error in errors {
+            assert_eq!(error.kind(), kind);
+            assert_eq!(error.status().unwrap().as_u16(), status);
+            assert_eq!(error.oauth_error(), Some("slow_down"));
+            assert_eq!(error.debug_id(), Some("a-debug-id"));
+            assert!(error.is_transient());
+            assert!(error.retry_in().is_some());
+            assert_eq!(error.retry_after().is_some(), retry_after.is_some());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_starts_while_ims_throttles_is_told_so_at_once_and_keeps_to_retry_after() {
+    let (ims, store) = (Ims::in_trouble(429, Some(60)), MemoryStore::default());
+    ims.process(store.clone()).token().await.unwrap_err();
+    let told = Instant::now();
+    ims.set_trouble(None);
+    sleep(Duration::from_secs(20)).await;
+
+    let starts = ims.process(store);
+    let error = starts.token().await.unwrap_err();
+
+    assert!(told.elapsed() < Duration::from_secs(21), "{:?}", told.elapsed());
+    let retry_in = error.retry_in().unwrap();
+    let left = Duration::from_secs(39)..Duration::from_secs(41);
+    assert!(left.contains(&retry_in), "{retry_in:?}");
+    assert_eq!(ims.asked(), 1);
+    sleep(retry_in).await;
+    assert_eq!(secret(&starts).await, "token-2");
+    assert!(told.elapsed() >= Duration::from_secs(60), "{:?}", told.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fleet_recovers_with_one_request_when_ims_is_back() {
+    let (ims, store) = (Ims::in_trouble(503, None), MemoryStore::default());
+    let fleet = ims.fleet(50, &store);
+    join_all(fleet.iter().map(|tokens| errors(tokens, 60))).await;
+    let before = ims.asked();
+
+    ims.set_trouble(None);
+    // What another was told holds for a minute at most, and so does a pause of one's own after it.
+    sleep(Duration::from_secs(121)).await;
+
+    for tokens in &fleet {
+        assert_eq!(secret(tokens).await, format!("token-{}", before + 1));
+    }
+    assert_eq!(ims.asked(), before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn valid_tokens_are_served_while_ims_throttles() {
+    let (ims, store) = (Ims::default(), MemoryStore::default());
+    let fleet = ims.fleet(20, &store);
+    join_all(fleet.iter().map(secret)).await;
+    sleep(Duration::from_secs(22 * 3_600)).await;
+    ims.set_trouble(Some((429, Some(300))));
+
+    for _ in 0..110 {
+        sleep(Duration::from_secs(60)).await;
+        for tokens in &fleet {
+            assert_eq!(secret(tokens).await, "token-1");
+        }
+    }
+
+    // For less than an hour and a quarter, one each five minutes.
+    assert!(ims.asked() <= 1 + 15, "{}", ims.asked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_be_the_fault_of_one_process_holds_up_no_other() {
+    for trouble in [(400, None), (401, None), (408, None)] {
+        let (bad, good) = (Ims::in_trouble(trouble.0, trouble.1), Ims::default());
+        let store = MemoryStore::default();
+        bad.process(store.clone()).token().await.unwrap_err();
+
+        assert_eq!(secret(&good.process(store)).await, "token-1");
+    }
+}
+
+/// Loads what is never over, and counts nothing down.
+#[derive(Clone, Default)]
+struct Hoard(Arc<Mutex<std::collections::HashMap<String, StoredToken>>>, MemoryStore);
+
+impl TokenStore for Hoard {
+    async fn load(&self, key: &str) -> Result<Option<StoredToken>, StoreError> {
+        let kept = self.0.lock().unwrap().get(key).cloned();
+        Ok(kept.map(|kept| StoredToken::new(kept.version(), kept.value())))
+    }
+
+    async fn save(&self, key: &str, token: &StoredToken) -> Result<Saved, StoreError> {
+        self.0.lock().unwrap().insert(key.to_owned(), token.clone());
+        Ok(Saved::Saved)
+    }
+
+    async fn lease(
+        &self,
+        key: &str,
+        owner: &str,
+        ttl: Duration,
+        above: u64,
+    ) -> Result<Option<Lease>, StoreError> {
+        self.1.lease(key, owner, ttl, above).await
+    }
+
+    async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {
+        self.1.release(key, lease).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_keeps_a_notice_for_ever_holds_up_nobody_for_longer_than_ims_asked() {
+    let (ims, store) = (Ims::in_trouble(429, Some(60)), Hoard::default());
+    // Tokio's clock is paused, and moves on by the sleeps; the wall clock is to go with it.
+    let (start, wall) = (Instant::now(), std::time::SystemTime::now());
+    let process =
+        || ims.builder(store.clone()).wall_clock(move || wall + start.elapsed()).build().unwrap();
+    process().token().await.unwrap_err();
+    ims.set_trouble(None);
+    process().token().await.unwrap_err();
+
+    sleep(Duration::from_secs(61)).await;
+
+    assert_eq!(secret(&process()).await, "token-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_key_the_words_of_ims_are_encrypted_and_a_notice_in_clear_is_none() {
+    let (ims, store) = (Ims::in_trouble(429, Some(60)), Hoard::default());
+    let encrypted =
+        || ims.builder(store.clone()).encrypt_with(StoreKey::new("key", [1; 32])).build().unwrap();
+    encrypted().token().await.unwrap_err();
+    for kept in store.0.lock().unwrap().values() {
+        assert!(!String::from_utf8_lossy(kept.value()).contains("slow_down"));
+    }
+    ims.process(store.clone()).token().await.unwrap_err();
+    assert_eq!(ims.asked(), 2, "what is encrypted is not read without the key");
+    ims.set_trouble(None);
+
+    assert_eq!(secret(&encrypted()).await, "token-3");
+}
+
+/// Calls an API that answers 401 to each token, as a client does that sends refused requests again.
+async fn call(tokens: &TokenSource) -> StatusCode {
+    let api = service_fn(|_: Request<()>| async {
+        let response = Response::builder().status(StatusCode::UNAUTHORIZED).body(());
+        Ok::<_, BoxError>(response.unwrap())
+    });
+    let client = AdobeAuthLayer::new(tokens.clone()).replay_unauthorized().layer(api);
+    let request = Request::get("https://firefly-api.adobe.io/v3/models").body(()).unwrap();
+    client.oneshot(request).await.unwrap().status()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_refuses_every_token_costs_a_fleet_as_many_tokens_as_one_process() {
+    // All of them hear of it together, or one after the other.
+    for apart in [0, 50, 2_500] {
+        let (ims, store) = (Ims::default(), MemoryStore::default());
+        let fleet = ims.fleet(20, &store);
+        join_all(fleet.iter().map(secret)).await;
+
+        let storm = fleet.iter().enumerate().map(|(number, tokens)| async move {
+            sleep(Duration::from_millis(number as u64 * apart)).await;
+            let end = Instant::now() + Duration::from_secs(59);
+            while Instant::now() < end {
+                assert_eq!(call(tokens).await, StatusCode::UNAUTHORIZED);
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        join_all(storm).await;
+
+        let asked = ims.asked.lock().unwrap().clone();
+        let most_a_minute = asked.iter().map(|from| {
+            asked
+                .iter()
+                .filter(|at| **at >= *from && **at < *from + Duration::from_secs(60))
+                .count()
+        });
+        assert!(most_a_minute.clone().max() <= Some(3), "{apart}: {asked:?}");
+        // It is their own token that is refused, and no error of IMS.
+        for tokens in &fleet {
+            assert!(tokens.status().is_ready());
+            assert!(tokens.status().last_error().is_none());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_revoked_a_minute_after_a_storm_is_replaced() {
+    let (ims, store) = (Ims::default(), MemoryStore::default());
+    let fleet = ims.fleet(3, &store);
+    join_all(fleet.iter().map(secret)).await;
+    for tokens in &fleet[..2] {
+        call(tokens).await;
+    }
+    let before = ims.asked();
+    assert_eq!(before, 3);
+
+    sleep(Duration::from_secs(61)).await;
+    call(&fleet[2]).await;
+
+    assert!(ims.asked() > before);
+}

@@ -1,0 +1,212 @@
+//! However a flight ends, its lease is given back: other processes do not wait for the end of it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    future::pending,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::{Instant, sleep, timeout},
+};
+use tower_adobe_auth::{
+    ErrorKind, FetchToken, Lease, MemoryStore, Saved, StoreError, StoredToken, TokenError,
+    TokenResponse, TokenSource, TokenStore,
+};
+
+/// What a store may cost one flight, and a tick of the timer.
+const STORE: Duration = Duration::from_millis(252);
+
+fn process(store: impl TokenStore, fetcher: impl FetchToken) -> TokenSource {
+    TokenSource::builder_from_fetcher(fetcher).store(store).store_name("test").build().unwrap()
+}
+
+async fn hangs() -> Result<TokenResponse, TokenError> {
+    pending().await
+}
+
+async fn answers() -> Result<TokenResponse, TokenError> {
+    Ok(TokenResponse::new("a-token", Duration::from_secs(86_400)))
+}
+
+/// How long another process that starts now waits for a token.
+async fn wait_of_another(store: impl TokenStore) -> Duration {
+    let start = Instant::now();
+    process(store, answers).token().await.unwrap();
+    start.elapsed()
+}
+
+/// A source whose flight has the lease, and does not end.
+async fn leader(store: impl TokenStore) -> TokenSource {
+    let tokens = process(store, hangs);
+    timeout(Duration::from_secs(1), tokens.token()).await.unwrap_err();
+    tokens
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_in_mid_flight_gives_the_lease_back_before_it_is_over() {
+    let store = MemoryStore::default();
+    let leader = leader(store.clone()).await;
+
+    leader.shutdown().await.unwrap();
+
+    assert_eq!(wait_of_another(store).await, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_handle_dropped_in_mid_flight_gives_the_lease_back() {
+    let store = MemoryStore::default();
+    drop(leader(store.clone()).await);
+
+    assert!(wait_of_another(store).await < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_panic_the_next_flight_does_not_wait_for_the_lease_of_the_one_before() {
+    let first = Arc::new(AtomicUsize::new(0));
+    let tokens = process(MemoryStore::default(), move || {
+        let number = first.fetch_add(1, Ordering::SeqCst);
+        async move {
+            assert!(number > 0, "a bug in the fetcher");
+            answers().await
+        }
+    });
+    assert_eq!(tokens.token().await.unwrap_err().kind(), ErrorKind::Panicked);
+
+    let start = Instant::now();
+    tokens.token().await.unwrap();
+
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn on_another_runtime_a_source_does_not_wait_for_the_lease_of_the_flight_that_was_lost() {
+    let first = Arc::new(AtomicUsize::new(0));
+    let tokens = process(MemoryStore::default(), move || {
+        let number = first.fetch_add(1, Ordering::SeqCst);
+        async move { if number == 0 { hangs().await } else { answers().await } }
+    });
+    let lost = runtime();
+    lost.block_on(async {
+        timeout(Duration::from_millis(100), tokens.token()).await.unwrap_err();
+    });
+    drop(lost);
+
+    let start = std::time::Instant::now();
+    runtime().block_on(tokens.token()).unwrap();
+
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+/// What a store does not answer, although it has done it.
+#[derive(Clone, Copy, PartialEq)]
+enum Mute {
+    Lease,
+    Release,
+    LoadWithLease,
+}
+
+/// Does what it is asked once, and then hangs.
+#[derive(Clone)]
+struct Muted {
+    inner: MemoryStore,
+    mute: Arc<Mutex<Option<Mute>>>,
+    leased: Arc<AtomicUsize>,
+    key: Arc<Mutex<String>>,
+}
+
+impl Muted {
+    fn new(mute: Mute) -> Self {
+        let mute = Arc::new(Mutex::new(Some(mute)));
+        Self { inner: MemoryStore::default(), mute, leased: Arc::default(), key: Arc::default() }
+    }
+
+    async fn mind(&self, mute: Mute) {
+        if self.mute.lock().unwrap().take_if(|muted| *muted == mute).is_some() {
+            pending().await
+        }
+    }
+}
+
+impl TokenStore for Muted {
+    async fn load(&self, key: &str) -> Result<Option<StoredToken>, StoreError> {
+        if self.leased.load(Ordering::SeqCst) > 0 {
+            self.mind(Mute::LoadWithLease).await;
+        }
+        self.inner.load(key).await
+    }
+
+    async fn save(&self, key: &str, token: &StoredToken) -> Result<Saved, StoreError> {
+        self.inner.save(key, token).await
+    }
+
+    async fn lease(
+        &self,
+        key: &str,
+        owner: &str,
+        ttl: Duration,
+        above: u64,
+    ) -> Result<Option<Lease>, StoreError> {
+        let lease = self.inner.lease(key, owner, ttl, above).await;
+        self.leased.fetch_add(1, Ordering::SeqCst);
+        key.clone_into(&mut self.key.lock().unwrap());
+        self.mind(Mute::Lease).await;
+        lease
+    }
+
+    async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {
+        self.mind(Mute::Release).await;
+        self.inner.release(key, lease).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_whose_grant_was_not_heard_is_given_back_too() {
+    for mute in [Mute::Lease, Mute::LoadWithLease] {
+        let store = Muted::new(mute);
+        let start = Instant::now();
+        process(store.clone(), answers).token().await.unwrap();
+        assert!(start.elapsed() <= STORE, "{:?}", start.elapsed());
+
+        sleep(Duration::from_millis(1)).await;
+
+        assert_eq!(wait_of_another(store).await, Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_not_given_back_in_time_is_given_back_after_the_callers_have_their_token()
+{
+    let store = Muted::new(Mute::Release);
+    let tokens = process(store.clone(), answers);
+
+    let start = Instant::now();
+    tokens.token().await.unwrap();
+    assert!(start.elapsed() <= STORE, "{:?}", start.elapsed());
+    assert!(tokens.status().store_error().is_some());
+    tokens.shutdown().await.unwrap();
+
+    let key = store.key.lock().unwrap().clone();
+    assert!(store.lease(&key, "another", Duration::from_secs(1), 0).await.unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_does_not_wait_for_long_where_the_store_hangs() {
+    let store = Muted::new(Mute::Release);
+    let leader = leader(store).await;
+
+    let start = Instant::now();
+    leader.shutdown().await.unwrap();
+
+    assert!(start.elapsed() <= STORE, "{:?}", start.elapsed());
+}
