@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::LazyLock,
     time::{Duration, SystemTime},
 };
@@ -131,7 +131,7 @@ async fn refreshes_are_counted_by_outcome_and_timed() {
         |source, outcome| value(telemetry::REFRESHES, &[("source", source), ("outcome", outcome)]);
     assert_eq!(error.kind(), ErrorKind::Fetch);
     assert_eq!(outcome("refused", error.kind().as_str()), Some(1.0));
-    assert_eq!(outcome("refused", "success"), None);
+    assert_eq!(outcome("refused", "success"), Some(0.0));
     assert_eq!(outcome("good", "success"), Some(2.0));
     let count = format!("{}_count", telemetry::REFRESH_DURATION);
     assert_eq!(value(&count, &[("source", "good")]), Some(2.0));
@@ -426,7 +426,63 @@ async fn what_was_asked_of_the_store_is_counted_by_operation_and_outcome() {
     assert_eq!(of("store-asks", "save", "saved"), Some(1.0));
     assert_eq!(of("store-asks", "release", "released"), Some(1.0));
     assert_eq!(of("store-takes", "load", "hit"), Some(1.0));
-    assert_eq!(of("store-takes", "lease", "granted"), None);
+    assert_eq!(of("store-takes", "lease", "granted"), Some(0.0));
+}
+
+/// Each series of this source, without its name.
+fn series(source: &str) -> BTreeMap<String, f64> {
+    let label = format!("source=\"{source}\"");
+    let text = RECORDER.render();
+    let lines = text.lines().filter(|line| line.contains(&label));
+    lines
+        .map(|line| {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            (series.replace(&label, ""), value.parse().unwrap())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn each_series_is_there_from_the_start() {
+    let new = source("new", Duration::from_secs(3_600));
+    let builder = TokenSource::builder_from_fetcher(|| async {
+        Ok(TokenResponse::new("a-token", Duration::from_secs(3_600)))
+    });
+    let store = MemoryStore::default();
+    let sharing = builder.name("sharing").store_name("sharing").store(store).build().unwrap();
+
+    let at_first = [series("new"), series("sharing")];
+    assert!(at_first.iter().flat_map(BTreeMap::values).all(|value| *value == 0.0), "{at_first:?}");
+    let has = |of: usize, part: &str| at_first[of].keys().any(|series| series.contains(part));
+    assert!(has(0, "outcome=\"success\"") && has(0, "outcome=\"rejected\""), "{at_first:?}");
+    assert!(!has(0, telemetry::STORE) && has(1, telemetry::STORE), "{at_first:?}");
+
+    for tokens in [&new, &sharing] {
+        tokens.token().await.unwrap();
+        tokens.refresh().await.unwrap();
+    }
+    // A quantile is shown when there is one.
+    let shown = |series: BTreeMap<String, f64>| {
+        series.into_keys().filter(|key| !key.contains("quantile")).collect::<Vec<_>>()
+    };
+    for (before, source) in at_first.into_iter().zip(["new", "sharing"]) {
+        assert_eq!(shown(before), shown(series(source)));
+    }
+}
+
+#[tokio::test]
+async fn a_recorder_that_is_installed_after_the_source_was_built_counts_nothing_of_it() {
+    let tokens = TokenSource::builder_from_fetcher(|| async {
+        Ok(TokenResponse::new("a-token", Duration::from_secs(3_600)))
+    });
+    let tokens = metrics::with_local_recorder(&metrics::NoopRecorder, || {
+        tokens.name("early").store_name("early").store(MemoryStore::default()).build().unwrap()
+    });
+    LazyLock::force(&RECORDER);
+
+    tokens.token().await.unwrap();
+
+    assert_eq!(series("early"), BTreeMap::new());
 }
 
 /// The names between quotes that begin as ours do, without what Prometheus adds to a histogram.

@@ -24,6 +24,10 @@ impl Sharing {
 pub(super) struct Fleet {}
 
 impl Fleet {
+    pub(super) fn is_shared(&self) -> bool {
+        false
+    }
+
     pub(super) fn longest_wait(&self) -> Duration {
         Duration::ZERO
     }

@@ -48,9 +48,9 @@
 //!
 //! With the feature `metrics` they go to the recorder of the
 //! [`metrics`](https://docs.rs/metrics) crate that is installed **when the source is built**:
-//! install it first. Each has the label `source`, the
-//! [name](crate::TokenSourceBuilder::name) of the source. The names are the constants of this
-//! module:
+//! install it first. All series of the source are there from then on, at 0. Each has the label
+//! `source`, the [name](crate::TokenSourceBuilder::name) of the source. The names are the constants of
+//! this module:
 //!
 //! | metric | type | labels beside `source`, and what it counts |
 //! | --- | --- | --- |
