@@ -427,6 +427,12 @@ async fn what_was_asked_of_the_store_is_counted_by_operation_and_outcome() {
     assert_eq!(of("store-asks", "release", "released"), Some(1.0));
     assert_eq!(of("store-takes", "load", "hit"), Some(1.0));
     assert_eq!(of("store-takes", "lease", "granted"), Some(0.0));
+    let refreshes = |source| {
+        ["success", "shared"].map(|outcome| {
+            value(telemetry::REFRESHES, &[("source", source), ("outcome", outcome)]).unwrap()
+        })
+    };
+    assert_eq!((refreshes("store-asks"), refreshes("store-takes")), ([1.0, 0.0], [0.0, 1.0]));
 }
 
 /// Each series of this source, without its name.

@@ -38,7 +38,10 @@ impl Fleet {
 }
 
 /// What one flight has to do with the store.
-pub(super) struct Visit;
+pub(super) struct Visit {
+    /// The token that the flight brings is another process's.
+    pub(super) taken: bool,
+}
 
 /// A token of another process, or the turn to ask for one.
 pub(super) enum Asked {
@@ -52,7 +55,7 @@ pub(super) struct Turn;
 
 impl Visit {
     pub(super) fn new(_shared: &Shared) -> Self {
-        Self
+        Self { taken: false }
     }
 
     pub(super) async fn ask(&mut self, _shared: &Arc<Shared>) -> Asked {

@@ -74,12 +74,13 @@ pub(super) fn fly(
     let landing = Some(landing);
     let mut guard = Guard { shared, number, landing, start, span: span.clone(), _open: open };
     let flight = async move {
+        let mut visit = Visit::new(&guard.shared);
         let outcome = tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => Err(shut_down()),
-            outcome = attempts(&guard.shared, number) => outcome,
+            outcome = attempts(&guard.shared, number, &mut visit) => outcome,
         };
-        guard.land(outcome);
+        guard.land(outcome, visit.taken);
     };
     flight.instrument(span)
 }
@@ -103,11 +104,10 @@ fn span(shared: &Shared, number: u64) -> Span {
     span
 }
 
-async fn attempts(shared: &Arc<Shared>, number: u64) -> Outcome {
+async fn attempts(shared: &Arc<Shared>, number: u64, visit: &mut Visit) -> Outcome {
     let settings = &shared.settings;
     let start = Instant::now();
     let mut attempt = 1;
-    let mut visit = Visit::new(shared);
     loop {
         Span::current().record("attempt", attempt);
         let turn = match visit.ask(shared).await {
@@ -116,6 +116,7 @@ async fn attempts(shared: &Arc<Shared>, number: u64) -> Outcome {
         };
         let outcome = attempt_once(shared).await;
         let error = match visit.end(shared, turn, outcome).await {
+            Ok(token) if visit.taken => return Ok(token),
             Ok(token) => {
                 let expires_in = token.lifetime().as_secs_f64();
                 let duration = start.elapsed().as_secs_f64();
@@ -189,9 +190,10 @@ struct Guard {
 }
 
 impl Guard {
-    fn land(&mut self, outcome: Outcome) {
+    /// `taken`: whether it brought the token of another process.
+    fn land(&mut self, outcome: Outcome, taken: bool) {
         if let Some(landing) = self.landing.take() {
-            self.report(&outcome);
+            self.report(&outcome, taken);
             self.shared.land(self.number, &outcome);
             landing.send_replace(Some(outcome));
         }
@@ -200,12 +202,12 @@ impl Guard {
 
 impl Guard {
     /// Says in the span and the metrics how the flight went.
-    fn report(&self, outcome: &Outcome) {
+    fn report(&self, outcome: &Outcome, taken: bool) {
         let duration = self.start.elapsed();
         let word = match outcome {
             Ok(token) => {
                 self.span.record("expires_in", token.lifetime().as_secs_f64());
-                "success"
+                if taken { "shared" } else { "success" }
             }
             Err(error) => {
                 self.span.record("otel.status_code", "ERROR");
@@ -230,7 +232,7 @@ impl Drop for Guard {
             lost()
         };
         let delay = self.shared.fail(self.number, &error).unwrap_or_default();
-        self.land(Err(with_delay(&error, delay)));
+        self.land(Err(with_delay(&error, delay)), false);
         warn!(error = &error as &dyn std::error::Error, "a token request ended without an answer");
     }
 }

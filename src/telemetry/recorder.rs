@@ -84,7 +84,8 @@ impl Telemetry {
         let requests = |token| counted(REQUESTS, "token", token);
         let recoveries = |outcome| counted(RECOVERIES, "outcome", outcome);
         // All kinds: a fetcher may hand on the error of another source.
-        let outcomes = ErrorKind::ALL.map(ErrorKind::as_str).into_iter().chain(["success"]);
+        let outcomes = ErrorKind::ALL.map(ErrorKind::as_str).into_iter();
+        let outcomes = outcomes.chain(["success"]).chain(shares.then_some("shared"));
         let refreshes = outcomes.map(|word| (word, counted(REFRESHES, "outcome", word)));
         let pairs = STORE_OUTCOMES.iter().filter(|_| shares);
         let pairs = pairs.flat_map(|(asked, ends)| ends.iter().map(move |end| (*asked, *end)));
