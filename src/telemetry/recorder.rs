@@ -1,6 +1,9 @@
 //! The metrics, by the `metrics` crate.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use metrics::{
     Counter, Gauge, Histogram, SharedString, Unit, counter, describe_counter, describe_gauge,
@@ -49,7 +52,7 @@ pub(crate) struct Telemetry {
     failed: Counter,
     remaining: Histogram,
     duration: Histogram,
-    expiry: Gauge,
+    expiry: Mutex<Gauge>,
     waiters: Gauge,
     replaced: Counter,
     ignored: Counter,
@@ -103,7 +106,7 @@ impl Telemetry {
             failed: requests("failed"),
             remaining: histogram!(REMAINING, "source" => source.clone()),
             duration: histogram!(REFRESH_DURATION, "source" => source.clone()),
-            expiry: gauge!(EXPIRY, "source" => source.clone()),
+            expiry: Mutex::new(gauge!(EXPIRY, "source" => source.clone())),
             waiters: gauge!(WAITERS, "source" => source.clone()),
             replaced: counted(UNAUTHORIZED, "verdict", "replaced"),
             ignored: counted(UNAUTHORIZED, "verdict", "ignored"),
@@ -139,8 +142,11 @@ impl Telemetry {
         self.duration.record(duration);
     }
 
-    pub(crate) fn expiry(&self, remaining: Duration) {
-        self.expiry.set(remaining);
+    /// Shows what `remaining` says. To look and to show is one step, so that what was seen first does
+    /// not land last.
+    pub(crate) fn expiry(&self, remaining: impl FnOnce() -> Duration) {
+        let gauge = self.expiry.lock().unwrap_or_else(PoisonError::into_inner);
+        gauge.set(remaining());
     }
 
     pub(crate) fn begins_to_wait(&self) {

@@ -23,7 +23,7 @@ impl Telemetry {
 
     pub(crate) fn refreshed(&self, _outcome: &'static str, _duration: Duration) {}
 
-    pub(crate) fn expiry(&self, _remaining: Duration) {}
+    pub(crate) fn expiry(&self, _remaining: impl FnOnce() -> Duration) {}
 
     pub(crate) fn begins_to_wait(&self) {}
 
