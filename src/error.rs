@@ -45,6 +45,24 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All of them, to the last.
+    #[cfg(feature = "metrics")]
+    pub(crate) const ALL: [Self; Self::Shutdown as usize + 1] = [
+        Self::Rejected,
+        Self::Throttled,
+        Self::Unavailable,
+        Self::Connection,
+        Self::Timeout,
+        Self::Malformed,
+        Self::Fetch,
+        Self::AcquireTimeout,
+        Self::Lifetime,
+        Self::Panicked,
+        Self::RuntimeLost,
+        Self::NoRuntime,
+        Self::Shutdown,
+    ];
+
     /// The kind as one word in snake case, for the labels of metrics and the fields of events.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

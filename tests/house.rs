@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("token", &["clock", "error", "telemetry"]),
     ("credentials", &["error"]),
     ("ims", &["clock", "credentials", "error", "token"]),
-    ("telemetry", &[]),
+    ("telemetry", &["error"]),
     ("store", &["clock", "credentials", "error", "telemetry", "token"]),
     ("source", &["clock", "credentials", "error", "ims", "store", "telemetry", "token"]),
     ("middleware", &["error", "source", "telemetry", "token"]),

@@ -4,12 +4,16 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    collections::BTreeSet,
-    sync::LazyLock,
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Condvar, LazyLock, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
 use http::{Request, Response, StatusCode};
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_adobe_auth::{
@@ -95,7 +99,7 @@ async fn a_request_with_a_token_that_is_due_for_renewal_is_stale() {
         let asked = std::sync::atomic::AtomicUsize::new(0);
         // The first one is due at once; the renewal never comes.
         let fetch = move || {
-            let first = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+            let first = asked.fetch_add(1, Ordering::Relaxed) == 0;
             async move {
                 if !first {
                     std::future::pending::<()>().await;
@@ -131,7 +135,7 @@ async fn refreshes_are_counted_by_outcome_and_timed() {
         |source, outcome| value(telemetry::REFRESHES, &[("source", source), ("outcome", outcome)]);
     assert_eq!(error.kind(), ErrorKind::Fetch);
     assert_eq!(outcome("refused", error.kind().as_str()), Some(1.0));
-    assert_eq!(outcome("refused", "success"), None);
+    assert_eq!(outcome("refused", "success"), Some(0.0));
     assert_eq!(outcome("good", "success"), Some(2.0));
     let count = format!("{}_count", telemetry::REFRESH_DURATION);
     assert_eq!(value(&count, &[("source", "good")]), Some(2.0));
@@ -189,7 +193,7 @@ async fn expiry_falls_to_zero_while_the_renewal_is_refused() {
     LazyLock::force(&RECORDER);
     let asked = std::sync::atomic::AtomicUsize::new(0);
     let fetch = move || {
-        let first = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        let first = asked.fetch_add(1, Ordering::Relaxed) == 0;
         async move {
             match first {
                 true => Ok(TokenResponse::new("a-token", Duration::from_secs(3_600))),
@@ -212,10 +216,6 @@ async fn expiry_falls_to_zero_while_the_renewal_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn expiry_is_zero_when_the_last_handle_is_dropped_while_a_flight_lands() {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    };
     LazyLock::force(&RECORDER);
     for round in 0..500 {
         let landing = Arc::new(AtomicBool::new(false));
@@ -245,6 +245,94 @@ async fn expiry_is_zero_when_the_last_handle_is_dropped_while_a_flight_lands() {
 
         assert_eq!(value(telemetry::EXPIRY, &[("source", "dropped")]), Some(0.0), "{round}");
     }
+}
+
+/// A recorder of gauges of which one update is slow to land.
+#[derive(Default)]
+struct Slow {
+    /// How many updates have begun, and the last one that landed.
+    begun: Mutex<u32>,
+    begins: Condvar,
+    landed: Mutex<f64>,
+    is_slow: AtomicBool,
+}
+
+impl Slow {
+    /// Whether so many updates begin within this time.
+    fn begin(&self, least: u32, limit: Duration) -> bool {
+        let begun = self.begun.lock().unwrap();
+        let (begun, _) = self.begins.wait_timeout_while(begun, limit, |it| *it < least).unwrap();
+        *begun >= least
+    }
+}
+
+impl metrics::GaugeFn for Slow {
+    fn increment(&self, _: f64) {}
+
+    fn decrement(&self, _: f64) {}
+
+    fn set(&self, value: f64) {
+        let number = {
+            let mut begun = self.begun.lock().unwrap();
+            *begun += 1;
+            *begun
+        };
+        self.begins.notify_all();
+        if self.is_slow.swap(false, Ordering::SeqCst) {
+            // Overtaken if that can be.
+            self.begin(number + 1, Duration::from_millis(300));
+        }
+        *self.landed.lock().unwrap() = value;
+    }
+}
+
+struct Gauges(Arc<Slow>);
+
+impl metrics::Recorder for Gauges {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        let is_expiry = key.name() == telemetry::EXPIRY;
+        if is_expiry { Gauge::from_arc(Arc::clone(&self.0)) } else { Gauge::noop() }
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+#[tokio::test]
+async fn an_older_expiry_does_not_take_the_place_of_a_newer_one() {
+    let slow = Arc::new(Slow::default());
+    let tokens = metrics::with_local_recorder(&Gauges(Arc::clone(&slow)), || {
+        let fetch = || async { Ok(TokenResponse::new("a-token", Duration::from_secs(3_600))) };
+        TokenSource::builder_from_fetcher(fetch).refresh_on_demand().build().unwrap()
+    });
+    let old = tokens.token().await.unwrap();
+    let new = tokens.refresh().await.unwrap();
+
+    // Two threads change the state; the first is slow to show what it has seen.
+    let begun = *slow.begun.lock().unwrap();
+    slow.is_slow.store(true, Ordering::SeqCst);
+    let first = std::thread::spawn({
+        let tokens = tokens.clone();
+        move || tokens.invalidate(&old)
+    });
+    assert!(slow.begin(begun + 1, Duration::from_secs(10)));
+    tokens.invalidate(&new);
+    first.join().unwrap();
+
+    assert!(!tokens.status().is_ready());
+    let landed = *slow.landed.lock().unwrap();
+    assert_eq!(landed, 0.0);
 }
 
 #[tokio::test]
@@ -327,7 +415,7 @@ fn counting_source(name: &str) -> TokenSource {
     LazyLock::force(&RECORDER);
     let asked = std::sync::atomic::AtomicUsize::new(1);
     let fetch = move || {
-        let number = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = asked.fetch_add(1, Ordering::Relaxed);
         async move { Ok(TokenResponse::new(format!("token-{number}"), Duration::from_secs(3_600))) }
     };
     TokenSource::builder_from_fetcher(fetch).name(name).build().unwrap()
@@ -426,7 +514,69 @@ async fn what_was_asked_of_the_store_is_counted_by_operation_and_outcome() {
     assert_eq!(of("store-asks", "save", "saved"), Some(1.0));
     assert_eq!(of("store-asks", "release", "released"), Some(1.0));
     assert_eq!(of("store-takes", "load", "hit"), Some(1.0));
-    assert_eq!(of("store-takes", "lease", "granted"), None);
+    assert_eq!(of("store-takes", "lease", "granted"), Some(0.0));
+    let refreshes = |source| {
+        ["success", "shared"].map(|outcome| {
+            value(telemetry::REFRESHES, &[("source", source), ("outcome", outcome)]).unwrap()
+        })
+    };
+    assert_eq!((refreshes("store-asks"), refreshes("store-takes")), ([1.0, 0.0], [0.0, 1.0]));
+}
+
+/// Each series of this source, without its name.
+fn series(source: &str) -> BTreeMap<String, f64> {
+    let label = format!("source=\"{source}\"");
+    let text = RECORDER.render();
+    let lines = text.lines().filter(|line| line.contains(&label));
+    lines
+        .map(|line| {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            (series.replace(&label, ""), value.parse().unwrap())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn each_series_is_there_from_the_start() {
+    let new = source("new", Duration::from_secs(3_600));
+    let builder = TokenSource::builder_from_fetcher(|| async {
+        Ok(TokenResponse::new("a-token", Duration::from_secs(3_600)))
+    });
+    let store = MemoryStore::default();
+    let sharing = builder.name("sharing").store_name("sharing").store(store).build().unwrap();
+
+    let at_first = [series("new"), series("sharing")];
+    assert!(at_first.iter().flat_map(BTreeMap::values).all(|value| *value == 0.0), "{at_first:?}");
+    let has = |of: usize, part: &str| at_first[of].keys().any(|series| series.contains(part));
+    assert!(has(0, "outcome=\"success\"") && has(0, "outcome=\"rejected\""), "{at_first:?}");
+    assert!(!has(0, telemetry::STORE) && has(1, telemetry::STORE), "{at_first:?}");
+
+    for tokens in [&new, &sharing] {
+        tokens.token().await.unwrap();
+        tokens.refresh().await.unwrap();
+    }
+    // A quantile is shown when there is one.
+    let shown = |series: BTreeMap<String, f64>| {
+        series.into_keys().filter(|key| !key.contains("quantile")).collect::<Vec<_>>()
+    };
+    for (before, source) in at_first.into_iter().zip(["new", "sharing"]) {
+        assert_eq!(shown(before), shown(series(source)));
+    }
+}
+
+#[tokio::test]
+async fn a_recorder_that_is_installed_after_the_source_was_built_counts_nothing_of_it() {
+    let tokens = TokenSource::builder_from_fetcher(|| async {
+        Ok(TokenResponse::new("a-token", Duration::from_secs(3_600)))
+    });
+    let tokens = metrics::with_local_recorder(&metrics::NoopRecorder, || {
+        tokens.name("early").store_name("early").store(MemoryStore::default()).build().unwrap()
+    });
+    LazyLock::force(&RECORDER);
+
+    tokens.token().await.unwrap();
+
+    assert_eq!(series("early"), BTreeMap::new());
 }
 
 /// The names between quotes that begin as ours do, without what Prometheus adds to a histogram.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::task::yield_now;
-use tower_adobe_auth::{TokenError, TokenResponse, TokenSource};
+use tower_adobe_auth::{MemoryStore, TokenError, TokenResponse, TokenSource};
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -158,6 +158,37 @@ async fn a_flight_that_fails_says_so_in_the_words_of_opentelemetry() {
         flight.events.iter().filter(|event| *event == "could not fetch an access token").count(),
         3
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_another_process_is_told_as_shared() {
+    let store = MemoryStore::default();
+    let process = |good: bool| {
+        let fetch = move || async move {
+            match good {
+                true => Ok(TokenResponse::new("a-token", Duration::from_secs(3_600))),
+                false => Err(TokenError::permanent("no")),
+            }
+        };
+        let builder = TokenSource::builder_from_fetcher(fetch).refresh_on_demand();
+        builder.store(store.clone()).store_name("shared").build().unwrap()
+    };
+    process(true).token().await.unwrap();
+
+    // Taken before it is due, and after that because there is no other.
+    for age in [0, 3_400] {
+        tokio::time::advance(Duration::from_secs(age)).await;
+        let told = flights(async {
+            process(false).token().await.unwrap();
+        })
+        .await;
+
+        let [flight] = &told[..] else { panic!("{} flights", told.len()) };
+        assert_eq!(flight.fields["outcome"], "shared");
+        assert!(flight.fields.contains_key("expires_in"));
+        assert!(!flight.fields.contains_key("otel.status_code"));
+        assert!(!flight.events.iter().any(|event| event.starts_with("fetched")));
+    }
 }
 
 #[tokio::test(start_paused = true)]

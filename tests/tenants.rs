@@ -285,6 +285,41 @@ async fn shutdown_ends_all_sources_and_forgets_them() {
     assert!(sources.get(&key("a")).unwrap().token().await.is_ok());
 }
 
+#[tokio::test]
+async fn a_source_that_was_shut_down_by_itself_makes_place_for_a_new_one() {
+    let (sources, fetched) = sources();
+    let sources = sources.with_capacity(2);
+    let before = sources.get(&key("a")).unwrap();
+    let other = sources.get(&key("b")).unwrap();
+    before.token().await.unwrap();
+
+    before.shutdown().await.unwrap();
+    let after = sources.get(&key("a")).unwrap();
+    after.refresh().await.unwrap();
+
+    assert_eq!((sources.len(), fetched.load(Ordering::SeqCst)), (2, 2));
+    assert!(sources.get(&key("a")).unwrap().try_token().is_some());
+    // It has taken its own place, and not that of another.
+    other.token().await.unwrap();
+    assert!(sources.get(&key("b")).unwrap().try_token().is_some());
+    assert_eq!(fetched.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn sources_of_which_all_are_shut_down_when_they_are_made_are_no_loop() {
+    let (inner, _) = sources();
+    let made = inner.get(&key("a")).unwrap();
+    made.shutdown().await.unwrap();
+    let sources = TokenSources::new(move |_: &String| Ok(made.clone()));
+
+    for _ in 0..3 {
+        let error = sources.get(&key("a")).unwrap().token().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Shutdown);
+    }
+
+    assert_eq!(sources.len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_at_once_get_the_same_source() {
     let (sources, fetched) = sources();

@@ -28,6 +28,10 @@ impl Sharing {
 pub(super) struct Fleet {}
 
 impl Fleet {
+    pub(super) fn is_shared(&self) -> bool {
+        false
+    }
+
     pub(super) fn longest_wait(&self) -> Duration {
         Duration::ZERO
     }
@@ -38,7 +42,10 @@ impl Fleet {
 }
 
 /// What one flight has to do with the store.
-pub(super) struct Visit;
+pub(super) struct Visit {
+    /// The token that the flight brings is another process's.
+    pub(super) taken: bool,
+}
 
 /// A token of another process, or the turn to ask for one.
 pub(super) enum Asked {
@@ -54,7 +61,7 @@ pub(super) struct Turn;
 
 impl Visit {
     pub(super) fn new(_shared: &Shared) -> Self {
-        Self
+        Self { taken: false }
     }
 
     pub(super) async fn ask(&mut self, _shared: &Arc<Shared>) -> Asked {

@@ -1,7 +1,5 @@
 //! How a source ends: all its tasks are told, and waited for if somebody wants to know.
 
-use std::time::Duration;
-
 use tokio::sync::watch;
 
 use super::shared::Shared;
@@ -14,7 +12,7 @@ impl Shared {
     pub(super) fn close(&self) {
         self.closed.send_replace(true);
         self.changes.send_replace(());
-        self.telemetry.expiry(Duration::ZERO);
+        self.show_expiry();
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -24,15 +24,12 @@ impl Shared {
 
     /// Shows how long the token in hand lives on.
     pub(super) fn show_expiry(&self) {
-        if Telemetry::COUNTS {
+        self.telemetry.expiry(|| {
             let now = self.now();
             let expires = self.read(|state| state.token(now).map(|(token, _)| token.expires()));
-            self.telemetry.expiry(expires.map_or(Duration::ZERO, |expires| expires.remaining(now)));
-            // Looked at last: who closes meanwhile shows that there is nothing any more.
-            if self.is_closed() {
-                self.telemetry.expiry(Duration::ZERO);
-            }
-        }
+            // Who closes shows it after that.
+            expires.filter(|_| !self.is_closed()).map_or(Duration::ZERO, |it| it.remaining(now))
+        });
     }
 
     /// Counts a caller that waits, until the guard is dropped.

@@ -118,6 +118,10 @@ enum Identity {
 }
 
 impl Fleet {
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
     /// How much longer than its own requests a flight may take.
     pub(super) fn longest_wait(&self) -> Duration {
         self.shared.as_ref().map_or(Duration::ZERO, |common| common.patience() + common.timeout)

@@ -119,6 +119,7 @@ async fn attempts(shared: &Arc<Shared>, number: u64, visit: &mut Visit) -> Outco
         };
         let delay = outcome.as_ref().err().and_then(|error| shared.fail(number, error));
         let error = match visit.end(shared, turn, outcome, delay).await {
+            Ok(token) if visit.taken => return Ok(token),
             Ok(token) => {
                 let expires_in = token.lifetime().as_secs_f64();
                 let duration = start.elapsed().as_secs_f64();
@@ -209,7 +210,7 @@ impl Guard {
         let word = match outcome {
             Ok(token) => {
                 self.span.record("expires_in", token.lifetime().as_secs_f64());
-                "success"
+                if self.visit.taken { "shared" } else { "success" }
             }
             Err(error) => {
                 self.span.record("otel.status_code", "ERROR");

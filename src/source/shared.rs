@@ -102,7 +102,7 @@ impl Shared {
             generations: AtomicU64::new(0),
             keeper: AtomicBool::new(!settings.keep_warm),
             waiters: AtomicUsize::new(0),
-            telemetry: Telemetry::new(&settings.name),
+            telemetry: Telemetry::new(&settings.name, fleet.is_shared()),
             settings,
             fetcher,
             fleet,

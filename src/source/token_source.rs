@@ -236,6 +236,10 @@ impl TokenSource {
         self.shared().close();
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.shared().is_closed()
+    }
+
     /// Whether there are other handles of this source.
     pub(super) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.handle) > 1

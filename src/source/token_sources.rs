@@ -116,7 +116,8 @@ impl<K: Clone + Eq + Hash + Send + 'static> TokenSources<K> {
         self
     }
 
-    /// The source of `key`, made now if there is none. Does not wait, and fetches nothing.
+    /// The source of `key`, made now if there is none, or if it was
+    /// [shut down](TokenSource::shutdown). Does not wait, and fetches nothing.
     ///
     /// # Errors
     ///
@@ -138,7 +139,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> TokenSources<K> {
     fn find(&self, key: &K) -> Option<(TokenSource, bool)> {
         let mut held = lock(&self.held);
         let swept = held.swept;
-        let entry = held.entries.get_mut(key)?;
+        let entry = held.entries.get_mut(key).filter(|entry| !entry.source.is_closed())?;
         entry.used = Instant::now();
         Some((entry.source.clone(), swept))
     }
@@ -146,14 +147,16 @@ impl<K: Clone + Eq + Hash + Send + 'static> TokenSources<K> {
     /// The source to use, and one to be dropped after the lock is given back.
     fn insert(&self, key: &K, made: TokenSource) -> (TokenSource, Option<TokenSource>) {
         let mut held = lock(&self.held);
-        if let Some(entry) = held.entries.get(key) {
+        let before = held.entries.get(key);
+        if let Some(entry) = before.filter(|entry| !entry.source.is_closed()) {
             return (entry.source.clone(), Some(made));
         }
-        let full = held.entries.len() >= self.capacity;
+        let full = before.is_none() && held.entries.len() >= self.capacity;
         let oldest = held.entries.iter().filter(|_| full).min_by_key(|(_, entry)| entry.used);
         let oldest = oldest.map(|(key, _)| key.clone());
         let dropped = oldest.and_then(|key| held.entries.remove(&key));
-        held.entries.insert(key.clone(), Entry { source: made.clone(), used: Instant::now() });
+        let entry = Entry { source: made.clone(), used: Instant::now() };
+        let dropped = held.entries.insert(key.clone(), entry).or(dropped);
         (made, dropped.map(|entry| entry.source))
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Visit {
     alone: bool,
     /// It was said that the value in the store is no good.
     warned: bool,
+    /// The token that the flight brings is another process's.
+    pub(super) taken: bool,
     owed: Option<Owed>,
 }
 
@@ -56,14 +58,18 @@ pub(super) struct Turn {
 impl Visit {
     pub(super) fn new(shared: &Shared) -> Self {
         let left = shared.common().map(|common| common.timeout);
-        Self { left: left.unwrap_or_default(), alone: left.is_none(), warned: false, owed: None }
+        let (left, alone) = (left.unwrap_or_default(), left.is_none());
+        Self { left, alone, warned: false, taken: false, owed: None }
     }
 
     /// Looks for a token that another process has fetched, and waits for one that is being fetched.
     pub(super) async fn ask(&mut self, shared: &Arc<Shared>) -> Asked {
         let mut turn = Turn::default();
         match self.try_ask(shared, &mut turn).await {
-            Some(token) => Asked::Token(token),
+            Some(token) => {
+                self.taken = true;
+                Asked::Token(token)
+            }
             None => match turn.told.take() {
                 Some(error) => Asked::Told(turn, error),
                 None => Asked::Turn(turn),
@@ -278,6 +284,7 @@ impl Visit {
                     error = &error as &dyn std::error::Error,
                     "could not fetch an access token; using the one in the store"
                 );
+                self.taken = true;
                 Ok(spare)
             }
             (outcome, _) => outcome,

@@ -16,7 +16,7 @@
 //! | `source` | the [name](crate::TokenSourceBuilder::name) of the source |
 //! | `flight` | the number of the flight, counting up from 1 for each source |
 //! | `attempt` | how many attempts it took |
-//! | `outcome` | `success`, or the kind of the error: [`ErrorKind::as_str`](crate::ErrorKind::as_str) |
+//! | `outcome` | `success`; `shared` (the token of another process, from the token store); or the kind of the error: [`ErrorKind::as_str`](crate::ErrorKind::as_str) |
 //! | `duration` | how long the flight took |
 //! | `expires_in` | how long the token lives that it brought |
 //! | `waiters` | how many callers waited for it when it ended |
@@ -48,15 +48,15 @@
 //!
 //! With the feature `metrics` they go to the recorder of the
 //! [`metrics`](https://docs.rs/metrics) crate that is installed **when the source is built**:
-//! install it first. Each has the label `source`, the
-//! [name](crate::TokenSourceBuilder::name) of the source. The names are the constants of this
-//! module:
+//! install it first. All series of the source are there from then on, at 0. Each has the label
+//! `source`, the [name](crate::TokenSourceBuilder::name) of the source. The names are the constants of
+//! this module:
 //!
 //! | metric | type | labels beside `source`, and what it counts |
 //! | --- | --- | --- |
 //! | `adobe_auth_requests_total` | counter | `token`, how the request got its token: `at_once`; `stale` (at once, one that is due for renewal); `waited`; `replayed` (sent once more after a 401, counted beside its first time); `passed_through` (none: not an allowed host, or opted out); `failed` (not sent: no token could be had, the caller gave up first, the service failed after the wait, or it would have gone in clear) |
 //! | `adobe_auth_token_remaining_seconds` | histogram | the remaining life of the tokens that were sent |
-//! | `adobe_auth_refreshes_total` | counter | `outcome`, as in the span |
+//! | `adobe_auth_refreshes_total` | counter | flights by `outcome`, as in the span: `success` is a token that this process has asked for itself |
 //! | `adobe_auth_refresh_duration_seconds` | histogram | how long flights took |
 //! | `adobe_auth_token_expiry_seconds` | gauge | the remaining life of the token in hand, 0 if there is none or the source was shut down; brought up to date at each change, and at least once a minute while the token is kept warm |
 //! | `adobe_auth_waiters` | gauge | callers that wait for a flight now |

@@ -1,6 +1,9 @@
 //! The metrics, by the `metrics` crate.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use metrics::{
     Counter, Gauge, Histogram, SharedString, Unit, counter, describe_counter, describe_gauge,
@@ -8,6 +11,7 @@ use metrics::{
 };
 
 use super::{Obtained, Recovery};
+use crate::error::ErrorKind;
 
 /// Counter: requests, by how they got their `token`.
 pub const REQUESTS: &str = "adobe_auth_requests_total";
@@ -28,9 +32,18 @@ pub const RECOVERIES: &str = "adobe_auth_recoveries_total";
 /// Counter: what was asked of the token store, by `operation` and `outcome`.
 pub const STORE: &str = "adobe_auth_store_total";
 
-/// The handles of one source, registered once: to look one up for each request would allocate.
+/// What a token store is asked, and how that may end.
+const STORE_OUTCOMES: [(&str, &[&str]); 5] = [
+    ("identity", &["failed", "timeout"]),
+    ("load", &["hit", "stale", "miss", "unreadable", "failed", "timeout"]),
+    ("lease", &["granted", "held", "failed", "timeout"]),
+    ("save", &["saved", "superseded", "failed", "timeout"]),
+    ("release", &["released", "failed", "timeout"]),
+];
+
+/// The handles of one source, registered when it is built: to look one up for each request would
+/// allocate, and a counter that first appears at 1 hides what it counted from `increase()`.
 pub(crate) struct Telemetry {
-    source: SharedString,
     at_once: Counter,
     stale: Counter,
     waited: Counter,
@@ -39,25 +52,51 @@ pub(crate) struct Telemetry {
     failed: Counter,
     remaining: Histogram,
     duration: Histogram,
-    expiry: Gauge,
+    expiry: Mutex<Gauge>,
     waiters: Gauge,
     replaced: Counter,
     ignored: Counter,
     recovered: Counter,
     refused_again: Counter,
     no_new_token: Counter,
+    refreshes: Counters<&'static str>,
+    #[cfg_attr(not(feature = "store"), expect(dead_code, reason = "there is none"))]
+    store: Counters<(&'static str, &'static str)>,
+}
+
+/// Counters by their labels, for what is counted seldom.
+struct Counters<L>(Vec<(L, Counter)>);
+
+impl<L: Copy + PartialEq> Counters<L> {
+    fn increment(&self, labels: L) {
+        let found = self.0.iter().find(|(of, _)| *of == labels);
+        debug_assert!(found.is_some(), "each series is registered when a source is built");
+        found.inspect(|(_, counter)| counter.increment(1));
+    }
 }
 
 impl Telemetry {
     /// Whether somebody wants to know the life of each token that is sent.
     pub(crate) const COUNTS: bool = true;
 
-    pub(crate) fn new(source: &Arc<str>) -> Self {
+    /// `shares`: whether there is a token store.
+    pub(crate) fn new(source: &Arc<str>, shares: bool) -> Self {
         describe();
         let source = SharedString::from_shared(Arc::clone(source));
         let counted = |name: &'static str, label: &'static str, value: &'static str| counter!(name, "source" => source.clone(), label => value);
         let requests = |token| counted(REQUESTS, "token", token);
         let recoveries = |outcome| counted(RECOVERIES, "outcome", outcome);
+        // All kinds: a fetcher may hand on the error of another source.
+        let outcomes = ErrorKind::ALL.map(ErrorKind::as_str).into_iter();
+        let outcomes = outcomes.chain(["success"]).chain(shares.then_some("shared"));
+        let refreshes = outcomes.map(|word| (word, counted(REFRESHES, "outcome", word)));
+        let pairs = STORE_OUTCOMES.iter().filter(|_| shares);
+        let pairs = pairs.flat_map(|(asked, ends)| ends.iter().map(move |end| (*asked, *end)));
+        let store = pairs.map(|(asked, end)| {
+            let counter =
+                counter!(STORE, "source" => source.clone(), "operation" => asked, "outcome" => end);
+            ((asked, end), counter)
+        });
         Self {
             at_once: requests("at_once"),
             stale: requests("stale"),
@@ -67,14 +106,15 @@ impl Telemetry {
             failed: requests("failed"),
             remaining: histogram!(REMAINING, "source" => source.clone()),
             duration: histogram!(REFRESH_DURATION, "source" => source.clone()),
-            expiry: gauge!(EXPIRY, "source" => source.clone()),
+            expiry: Mutex::new(gauge!(EXPIRY, "source" => source.clone())),
             waiters: gauge!(WAITERS, "source" => source.clone()),
             replaced: counted(UNAUTHORIZED, "verdict", "replaced"),
             ignored: counted(UNAUTHORIZED, "verdict", "ignored"),
             recovered: recoveries("recovered"),
             refused_again: recoveries("refused_again"),
             no_new_token: recoveries("no_new_token"),
-            source,
+            refreshes: Counters(refreshes.collect()),
+            store: Counters(store.collect()),
         }
     }
 
@@ -98,12 +138,15 @@ impl Telemetry {
     }
 
     pub(crate) fn refreshed(&self, outcome: &'static str, duration: Duration) {
-        counter!(REFRESHES, "source" => self.source.clone(), "outcome" => outcome).increment(1);
+        self.refreshes.increment(outcome);
         self.duration.record(duration);
     }
 
-    pub(crate) fn expiry(&self, remaining: Duration) {
-        self.expiry.set(remaining);
+    /// Shows what `remaining` says. To look and to show is one step, so that what was seen first does
+    /// not land last.
+    pub(crate) fn expiry(&self, remaining: impl FnOnce() -> Duration) {
+        let gauge = self.expiry.lock().unwrap_or_else(PoisonError::into_inner);
+        gauge.set(remaining());
     }
 
     pub(crate) fn begins_to_wait(&self) {
@@ -131,9 +174,7 @@ impl Telemetry {
 #[cfg(feature = "store")]
 impl Telemetry {
     pub(crate) fn stored(&self, operation: &'static str, outcome: &'static str) {
-        let source = self.source.clone();
-        counter!(STORE, "source" => source, "operation" => operation, "outcome" => outcome)
-            .increment(1);
+        self.store.increment((operation, outcome));
     }
 }
 

@@ -11,7 +11,7 @@ impl Telemetry {
     /// Whether somebody wants to know the life of each token that is sent.
     pub(crate) const COUNTS: bool = false;
 
-    pub(crate) fn new(_source: &Arc<str>) -> Self {
+    pub(crate) fn new(_source: &Arc<str>, _shares: bool) -> Self {
         Self
     }
 
@@ -23,7 +23,7 @@ impl Telemetry {
 
     pub(crate) fn refreshed(&self, _outcome: &'static str, _duration: Duration) {}
 
-    pub(crate) fn expiry(&self, _remaining: Duration) {}
+    pub(crate) fn expiry(&self, _remaining: impl FnOnce() -> Duration) {}
 
     pub(crate) fn begins_to_wait(&self) {}
 
