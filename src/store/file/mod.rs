@@ -55,6 +55,8 @@ impl FileStore {
     /// A store in the user's folder for caches: `tower-adobe-auth` in `$XDG_CACHE_HOME` or
     /// `~/.cache`; on macOS in `~/Library/Caches`, on Windows in `%LOCALAPPDATA%`.
     ///
+    /// In a test take [`in_folder`](Self::in_folder): each IMS and credential leaves files there.
+    ///
     /// # Errors
     ///
     /// If the environment does not say where that is.
