@@ -54,12 +54,12 @@ struct Open {
 /// What is heard over one connection without asking.
 #[derive(Clone)]
 struct Heard {
-    notices: broadcast::Sender<Notice>,
+    announcements: broadcast::Sender<Announcement>,
     subscribed: Arc<AtomicBool>,
 }
 
 #[derive(Clone)]
-enum Notice {
+enum Announcement {
     /// The message that came.
     Changed(Arc<[u8]>),
     /// The connection has ended: what comes now is not heard.
@@ -107,14 +107,14 @@ impl Connection {
     /// Ends when `message` came over `channel`, or may have been missed.
     pub(super) async fn heard(&self, channel: &str, message: &[u8]) {
         let mut pause = Duration::from_secs(1);
-        let mut notices = loop {
+        let mut announcements = loop {
             match timeout(LONGEST_WAIT, self.listen(channel)).await {
-                Ok(Ok(notices)) => break notices,
+                Ok(Ok(announcements)) => break announcements,
                 _ => sleep(pause.mul_f64(0.5 + fastrand::f64())).await,
             }
             pause = pause.mul_f64(2.0).min(LONGEST_PAUSE);
         };
-        while let Ok(Notice::Changed(heard)) = notices.recv().await {
+        while let Ok(Announcement::Changed(heard)) = announcements.recv().await {
             if *heard == *message {
                 break;
             }
@@ -122,23 +122,23 @@ impl Connection {
     }
 
     /// Subscribes to `channel`, unless that is done.
-    async fn listen(&self, channel: &str) -> Result<broadcast::Receiver<Notice>, RedisError> {
+    async fn listen(&self, channel: &str) -> Result<broadcast::Receiver<Announcement>, RedisError> {
         let mut open = match self.current() {
             Some(open) => open,
             None => self.connect().await?,
         };
-        let notices = open.heard.notices.subscribe();
+        let announcements = open.heard.announcements.subscribe();
         if !open.heard.subscribed.load(Ordering::Acquire) {
             let doubt = Doubt { connection: self, number: open.number };
             open.link.subscribe(channel).await?;
             std::mem::forget(doubt);
             open.heard.subscribed.store(true, Ordering::Release);
         }
-        Ok(notices)
+        Ok(announcements)
     }
 
     async fn connect(&self) -> Result<Open, RedisError> {
-        let heard = Heard { notices: broadcast::channel(64).0, subscribed: Arc::default() };
+        let heard = Heard { announcements: broadcast::channel(64).0, subscribed: Arc::default() };
         let listener = heard.clone();
         let link = self.servers.connect(move |push| {
             listener.hear(push);
@@ -180,19 +180,19 @@ impl Connection {
 
 impl Heard {
     fn hear(&self, push: PushInfo) {
-        let notice = match push.kind {
+        let announcement = match push.kind {
             PushKind::Message => match push.data.into_iter().nth(1) {
-                Some(redis::Value::BulkString(message)) => Notice::Changed(message.into()),
+                Some(redis::Value::BulkString(message)) => Announcement::Changed(message.into()),
                 _ => return,
             },
             PushKind::Disconnection => {
                 self.subscribed.store(false, Ordering::Release);
-                Notice::Lost
+                Announcement::Lost
             }
             _ => return,
         };
         // Nobody may be listening.
-        let _ = self.notices.send(notice);
+        let _ = self.announcements.send(announcement);
     }
 }
 

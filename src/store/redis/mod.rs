@@ -110,9 +110,14 @@ impl RedisStore {
     }
 
     fn at(servers: RedisResult<Servers>) -> Result<Self, ConfigError> {
-        // The words of the parser could quote the password.
-        let servers =
-            servers.map_err(|_| ConfigError::new("the URL of the Redis server cannot be used"))?;
+        let servers = servers.map_err(|error| {
+            // A detail could quote the password.
+            let reason = match error.detail() {
+                None => error.to_string(),
+                Some(_) => format!("{:?}", error.kind()),
+            };
+            ConfigError::new(format!("the URL of a Redis server cannot be used: {reason}"))
+        })?;
         Ok(Self { connection: Arc::new(Connection::new(servers)), prefix: "adobe-auth:".into() })
     }
 

@@ -80,17 +80,17 @@ impl Servers {
         Ok(Self::Cluster { client, first })
     }
 
-    /// Connects. `notices` hears what the server says unasked. There is no limit of time: who asks
+    /// Connects. `announcements` hears what the server says unasked. There is no limit of time: who asks
     /// has one.
     pub(super) async fn connect(
         &self,
-        notices: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
+        announcements: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
     ) -> RedisResult<Link> {
         match self {
-            Self::One(client) => one(client, notices).await,
-            Self::Sentinels(sentinels) => one(&sentinels.master().await?, notices).await,
+            Self::One(client) => one(client, announcements).await,
+            Self::Sentinels(sentinels) => one(&sentinels.master().await?, announcements).await,
             Self::Cluster { client, .. } => {
-                let config = ClusterConfig::new().set_push_sender(notices);
+                let config = ClusterConfig::new().set_push_sender(announcements);
                 client.get_async_connection_with_config(config).await.map(Link::Cluster)
             }
         }
@@ -121,12 +121,12 @@ impl std::fmt::Display for Servers {
 
 async fn one(
     client: &Client,
-    notices: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
+    announcements: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
 ) -> RedisResult<Link> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None)
-        .set_push_sender(notices);
+        .set_push_sender(announcements);
     client.get_multiplexed_async_connection_with_config(&config).await.map(Link::One)
 }
 
@@ -146,7 +146,7 @@ impl Link {
     }
 }
 
-/// What a URL says, with the protocol that has notices.
+/// What a URL says, with the protocol that has announcements.
 fn info(url: &str) -> RedisResult<ConnectionInfo> {
     let info = url.into_connection_info()?;
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
