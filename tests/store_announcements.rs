@@ -23,7 +23,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// The time after which what one process saved is known to the others.
-const SOON: Duration = Duration::from_secs(11);
+const SOON: Duration = Duration::from_secs(31);
 
 /// How many tokens there have been: `token-1`, `token-2`, …
 type Asked = Arc<AtomicUsize>;
@@ -93,15 +93,15 @@ async fn the_others_do_not_look_all_at_once() {
 
     let mut before = 1;
     let mut busiest = 0;
-    for _ in 0..22 {
-        sleep(SOON / 22).await;
+    for _ in 0..31 {
+        sleep(SOON / 31).await;
         let now = fleet.iter().filter(|tokens| in_hand(tokens) == "token-2").count();
         busiest = busiest.max(now - before);
         before = now;
     }
 
     assert_eq!(before, 100);
-    assert!(busiest < 30, "{busiest} of 100 looked within half a second");
+    assert!(busiest < 20, "{busiest} of 100 looked within a second");
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,7 +179,7 @@ async fn a_store_that_always_says_so_is_not_asked_all_the_time_and_costs_no_toke
         sleep(HOUR).await;
 
         let looks = store.looks.load(Ordering::SeqCst) - before;
-        assert!((100..3_600).contains(&looks), "{looks} looks in an hour");
+        assert!((100..1_800).contains(&looks), "{looks} looks in an hour");
         assert_eq!((in_hand(&tokens), asked.load(Ordering::SeqCst)), ("token-1".into(), 1));
     }
 }

@@ -15,7 +15,7 @@ impl<F> TokenSourceBuilder<F> {
     /// slow, down or full the source goes on alone, and tries again at the next flight; see
     /// [`Status::store_error`](crate::Status::store_error) and [`telemetry`](crate::telemetry).
     ///
-    /// A token that one process has fetched is taken by the others within ten seconds where the store
+    /// A token that one process has fetched is taken by the others within half a minute where the store
     /// [announces](crate::TokenStore::changed) it, at a random moment, so that they do not look all
     /// at once. So a token that an API refused to one process with 401 is dropped by all. Where it is
     /// not announced (or with [`refresh_on_demand`](Self::refresh_on_demand)), they look when their

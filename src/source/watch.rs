@@ -20,7 +20,7 @@ use super::{
 use crate::token::AccessToken;
 
 /// Processes that hear of a token together do not look at it together, but within this time.
-const SPREAD: Duration = Duration::from_secs(10);
+const SPREAD: Duration = Duration::from_secs(30);
 
 /// The least time between two looks: a store that always says so must not make it spin.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
