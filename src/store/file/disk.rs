@@ -25,8 +25,9 @@ use crate::error::BoxError;
 /// What is longer is none of ours.
 const LONGEST: u64 = 128 * 1024;
 
-/// How long to wait while others change files: a process may have been stopped while it did.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long to wait while others change files: a process may have been stopped while it did. Who asks
+/// has a limit of its own.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Entry {
     folder: PathBuf,
@@ -85,16 +86,12 @@ impl Entry {
         let kept = self.read_token()?.map_or(0, |(kept, _)| kept.version());
         let granted = leases.granted.max(kept).max(above).saturating_add(1);
         let until = now().saturating_add(millis(ttl));
-        let lock = create(&self.alive(owner))?;
         let leases = Leases { granted, owner: Some(owner.to_owned()), until };
-        let leased = FileExt::try_lock(&lock)
-            .map_err(BoxError::from)
-            .and_then(|()| self.replace("lease", &[&serde_json::to_vec(&leases)?]));
-        if leased.is_err() {
-            // Nobody would know of it, and remove it.
-            let _ = fs::remove_file(self.alive(owner));
-        }
-        leased.map(|()| Some((granted, lock)))
+        self.replace("lease", &[&serde_json::to_vec(&leases)?])?;
+        // After that: whoever dies in between has a lease that another takes over.
+        let lock = create(&self.alive(owner))?;
+        FileExt::try_lock(&lock)?;
+        Ok(Some((granted, lock)))
     }
 
     pub(super) fn release(&self, owner: &str) -> Result<(), BoxError> {
@@ -102,9 +99,10 @@ impl Entry {
         let _changing = self.change()?;
         let leases = self.read_leases()?;
         if leases.owner.as_deref() == Some(owner) {
+            // Before that: nobody would know of it who dies in between.
+            let _ = fs::remove_file(self.alive(owner));
             let leases = Leases { owner: None, ..leases };
             self.replace("lease", &[&serde_json::to_vec(&leases)?])?;
-            let _ = fs::remove_file(self.alive(owner));
         }
         Ok(())
     }
