@@ -14,7 +14,7 @@ use std::{
 use futures_util::FutureExt;
 use tokio::time::{sleep, timeout};
 use tower_adobe_auth::{
-    Credentials, Environment, FileStore, StoreKey, TokenSource, TokenStore,
+    Credentials, Environment, FileStore, StoreKey, StoredToken, TokenSource, TokenStore,
     mock::{Answer, MockIms, check_token_store},
 };
 
@@ -172,6 +172,82 @@ async fn a_lease_that_nobody_waited_for_is_not_held() {
     }
     // The one before was granted, or came too late for that.
     assert!(store.lease(key, "three", long, 0).await.unwrap().is_none());
+}
+
+/// Saves one token after the other until it is killed: this binary, started by the test below.
+#[test]
+fn saver() {
+    let Some(folder) = env::var_os("SAVER_FOLDER") else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = FileStore::in_folder(folder);
+        let day = Duration::from_secs(86_400);
+        for above in 0.. {
+            let lease = store.lease("key", "owner", day, above).await.unwrap().unwrap();
+            let token = StoredToken::new(lease.version(), "a-token").with_ttl(day);
+            let _ = store.save("key", &token).await.unwrap();
+            store.release("key", &lease).await.unwrap();
+        }
+    });
+}
+
+#[tokio::test]
+async fn whatever_processes_that_are_killed_leave_behind_goes_with_the_next_token() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..40 {
+        let mut saver = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "saver"])
+            .env("SAVER_FOLDER", folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        until("the first save", || folder.path().join("key.token").exists());
+        sleep(Duration::from_micros(10_000 + 371 * round)).await;
+        // SIGKILL.
+        saver.kill().unwrap();
+        saver.wait().unwrap();
+    }
+
+    let (store, day) = (FileStore::in_folder(folder.path()), Duration::from_secs(86_400));
+    let lease = store.lease("key", "last", day, 0).await.unwrap().unwrap();
+    let token = StoredToken::new(lease.version(), "the-last-token").with_ttl(day);
+    let _ = store.save("key", &token).await.unwrap();
+    store.release("key", &lease).await.unwrap();
+
+    let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["key.lease", "key.lock", "key.token"]);
+    assert_eq!(store.load("key").await.unwrap().unwrap().value(), b"the-last-token");
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_written_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    // As on a full disk: the new file is no good.
+    fs::create_dir(folder.path().join("key.lease")).unwrap();
+    let store = FileStore::in_folder(folder.path());
+
+    for owner in ["one", "two", "three"] {
+        store.lease("key", owner, Duration::from_secs(1), 0).await.unwrap_err();
+    }
+
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "the folder above, and the lock");
+}
+
+#[tokio::test]
+async fn a_link_that_lies_in_the_folder_leads_no_token_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::NamedTempFile::new().unwrap();
+    for name in ["key.token", "key.token.new"] {
+        std::os::unix::fs::symlink(elsewhere.path(), folder.path().join(name)).unwrap();
+    }
+    let store = FileStore::in_folder(folder.path());
+
+    let _ = store.save("key", &StoredToken::new(1, "a-token")).await.unwrap();
+
+    assert_eq!(store.load("key").await.unwrap().unwrap().value(), b"a-token");
+    assert_eq!(fs::read(elsewhere.path()).unwrap(), b"");
 }
 
 #[tokio::test]

@@ -155,10 +155,10 @@ async fn a_fleet_recovers_with_one_request_when_ims_is_back() {
     // What another was told holds for a minute at most, and so does a pause of one's own after it.
     sleep(Duration::from_secs(121)).await;
 
-    for tokens in &fleet {
-        assert_eq!(secret(tokens).await, format!("token-{}", before + 1));
-    }
-    assert_eq!(ims.asked(), before + 1);
+    let tokens = join_all(fleet.iter().map(secret)).await;
+    assert!(tokens.iter().all(|token| *token == tokens[0]), "{tokens:?}");
+    // One may have been under way.
+    assert!(ims.asked() <= before + 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,12 +11,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use http_body_util::Full;
 use tokio::time::{Instant, advance, sleep, timeout};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_adobe_auth::{
-    AdobeAuthLayer, BoxError, FetchToken, Lease, MemoryStore, Saved, StoreError, StoreKey,
-    StoredToken, TokenError, TokenResponse, TokenSource, TokenStore,
+    AdobeAuthLayer, BoxError, Credentials, FetchToken, Lease, MemoryStore, ProvideCredentials,
+    Saved, StoreError, StoreKey, StoredToken, TokenError, TokenResponse, TokenSource, TokenStore,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -476,6 +478,41 @@ async fn a_flight_on_a_wait_for_others_is_still_one_flight() {
 
     assert!(callers.iter().all(|token| token == "token-1"));
     assert_eq!(ims.asked(), 1);
+}
+
+/// Credentials that are read from far away.
+struct Vault;
+
+impl ProvideCredentials for Vault {
+    async fn credentials(&self) -> Result<Credentials, BoxError> {
+        sleep(Duration::from_millis(700)).await;
+        Ok(Credentials::new("client-id", "client-secret"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_that_take_their_time_are_not_the_fault_of_the_store() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let store = MemoryStore::default();
+    let process = || {
+        let asked = Arc::clone(&asked);
+        let ims = service_fn(move |_: Request<Full<Bytes>>| {
+            let number = asked.fetch_add(1, Ordering::SeqCst) + 1;
+            let body = format!(r#"{{"access_token":"token-{number}","expires_in":86400}}"#);
+            async { Ok::<_, BoxError>(Response::new(Full::<Bytes>::from(body))) }
+        });
+        TokenSource::builder_from_provider(Vault)
+            .map_ims(|client| client.transport(ims))
+            .store(store.clone())
+            .build()
+            .unwrap()
+    };
+    let fleet: Vec<_> = (0..10).map(|_| process()).collect();
+
+    let tokens = futures_util::future::join_all(fleet.iter().map(secret)).await;
+
+    assert!(tokens.iter().all(|token| token == "token-1"), "{tokens:?}");
+    assert!(fleet.iter().all(|tokens| tokens.status().store_error().is_none()));
 }
 
 #[test]

@@ -210,3 +210,23 @@ async fn shutdown_does_not_wait_for_long_where_the_store_hangs() {
 
     assert!(start.elapsed() <= STORE, "{:?}", start.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_of_any_length_can_be_asked_for() {
+    let store = MemoryStore::default();
+    let tokens = |fetcher: fn() -> _| {
+        TokenSource::builder_from_fetcher(fetcher)
+            .store(store.clone())
+            .store_name("test")
+            .lease_ttl(Duration::MAX)
+            .build()
+            .unwrap()
+    };
+    let waits = tokens(|| std::future::ready(Err(TokenError::transient("not asked"))));
+    let leader = leader(store.clone()).await;
+
+    let error = timeout(Duration::from_secs(5), waits.token()).await;
+
+    assert!(error.is_err(), "it waits for the leader: {error:?}");
+    drop(leader);
+}

@@ -36,7 +36,8 @@ use crate::error::BoxError;
 pub trait ProvideCredentials: Send + Sync + 'static {
     /// The credentials to ask for a token with.
     ///
-    /// Called for each token request, about once a day. A failure is one of the token request, and
+    /// Called for each token request, about once a day; where there is a token store, for each look
+    /// at it as well, which is some dozens of times a day. A failure is one of the token request, and
     /// transient.
     fn credentials(&self) -> impl Future<Output = Result<Credentials, BoxError>> + Send;
 

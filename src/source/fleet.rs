@@ -24,6 +24,7 @@ pub(super) use super::{
     watch::watch,
 };
 use crate::{
+    clock::FAR,
     error::{BoxError, ConfigError, StoreError},
     ims::ImsClient,
     store::{ErasedTokenStore, Keys, name},
@@ -70,6 +71,7 @@ impl Sharing {
         if timeout.is_zero() || lease_ttl.is_zero() {
             return Err(ConfigError::new("a store that is given no time is of no use"));
         }
+        let (timeout, lease_ttl) = (timeout.min(FAR), lease_ttl.min(FAR));
         let identity = match (given, ims) {
             (Some(given), _) => Identity::Named(name(["named", &given])),
             (None, Some(ims)) => Identity::Credentials(ims.clone()),

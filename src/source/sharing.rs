@@ -63,9 +63,10 @@ impl<F> TokenSourceBuilder<F> {
     /// Sets how long one process may take to ask for a token, before another one takes over. Default:
     /// 15 seconds. If the process dies meanwhile, the others wait that long.
     ///
-    /// It should be more than the
-    /// [`request_timeout`](TokenSourceBuilder::request_timeout), and half of it less than the
-    /// [`acquire_timeout`](Self::acquire_timeout).
+    /// It should be more than the [`request_timeout`](TokenSourceBuilder::request_timeout) (or what your
+    /// own fetcher takes at most): a process that takes longer is no longer waited for, and another
+    /// asks too. It should be less than the [`acquire_timeout`](Self::acquire_timeout): a process that
+    /// hangs costs the callers of the others this long.
     pub fn lease_ttl(mut self, ttl: Duration) -> Self {
         self.sharing.lease_ttl = ttl;
         self

@@ -129,11 +129,17 @@ impl Visit {
         token
     }
 
-    /// The key of the token in the store.
+    /// The key of the token in the store. Credentials that take their time, or fail, are not the
+    /// fault of the store.
     pub(super) async fn name(&mut self, shared: &Shared) -> Option<String> {
-        let common = shared.common()?;
-        let name = async || common.name().await.map_err(StoreError::new);
-        self.call(shared, "identity", name).await
+        let common = shared.common().filter(|_| !self.alone)?;
+        let name = unwinding(async { common.name().await.map_err(StoreError::new) });
+        let name = timeout(shared.settings.attempt_timeout, name).await;
+        if !matches!(name, Ok(Ok(_))) {
+            debug!("it is not known who asks; going on without the token store");
+            self.alone = true;
+        }
+        name.ok()?.ok()
     }
 
     /// The token in the store and its version, if it is newer than ours and not due yet.
@@ -299,11 +305,11 @@ impl Visit {
         token: &AccessToken,
         refusals: u32,
     ) {
+        // Credentials may have changed while the token was asked for: then it is another's.
+        if self.name(shared).await.as_ref() != Some(name) {
+            return;
+        }
         let saved = async || {
-            // Credentials may have changed while the token was asked for: then it is another's.
-            if common.name().await.map_err(StoreError::new)? != *name {
-                return Ok(Saved::Superseded);
-            }
             let text = |value: &Option<http::HeaderValue>| {
                 value.as_ref().and_then(|value| value.to_str().ok()).map(str::to_owned)
             };

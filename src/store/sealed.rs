@@ -76,6 +76,7 @@ fn millis(duration: Duration) -> u64 {
 /// The value in the store: in clear or encrypted.
 #[derive(Deserialize, Serialize)]
 struct Value<T> {
+    name: String,
     version: u64,
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     clear: Option<T>,
@@ -102,8 +103,9 @@ pub(crate) fn seal<T: Serialize>(
     payload: T,
     keys: &Keys,
 ) -> Result<StoredToken, BoxError> {
+    let owned = name.to_owned();
     let value = match &keys.write {
-        None => Value { version, clear: Some(payload), sealed: None },
+        None => Value { name: owned, version, clear: Some(payload), sealed: None },
         Some(key) => {
             let mut nonce = [0; NONCE];
             getrandom::fill(&mut nonce)?;
@@ -114,7 +116,7 @@ pub(crate) fn seal<T: Serialize>(
                 .map_err(|_| "the token could not be encrypted")?;
             let (nonce, text) = (BASE64.encode(nonce), BASE64.encode(text));
             let sealed = Sealed { key: key.id().to_owned(), nonce, text };
-            Value { version, clear: None, sealed: Some(sealed) }
+            Value { name: owned, version, clear: None, sealed: Some(sealed) }
         }
     };
     let mut bytes = wiped(&value)?;
@@ -146,7 +148,10 @@ pub(crate) fn open<T: DeserializeOwned>(
     }
     // The words of the parser could quote what it read.
     let value = serde_json::from_slice(stored.value()).map_err(|_| "it cannot be read")?;
-    let Value { version, clear, sealed } = value;
+    let Value { name: whose, version, clear, sealed } = value;
+    if whose != name {
+        return Err("it is for another credential");
+    }
     if version != stored.version() {
         return Err("its version is not that of the store");
     }
@@ -213,10 +218,12 @@ mod tests {
     fn a_value_is_bound_to_its_name_its_version_and_its_key() {
         let stored = seal("name", 7, payload(), &keys("one", 1)).unwrap();
         let text = String::from_utf8(stored.value().to_vec()).unwrap();
+        let renamed = StoredToken::new(7, text.replace(r#""name":"name""#, r#""name":"other""#));
         let renumbered = StoredToken::new(8, text.replace(r#""version":7"#, r#""version":8"#));
 
         assert!(open::<Payload>("name", &stored, &keys("one", 1)).is_ok());
         assert!(open::<Payload>("other", &stored, &keys("one", 1)).is_err());
+        assert!(open::<Payload>("other", &renamed, &keys("one", 1)).is_err());
         assert!(open::<Payload>("name", &StoredToken::new(8, text), &keys("one", 1)).is_err());
         assert!(open::<Payload>("name", &renumbered, &keys("one", 1)).is_err());
         assert!(open::<Payload>("name", &stored, &keys("one", 2)).is_err());
@@ -232,6 +239,15 @@ mod tests {
             open::<Payload>("name", &stored, &keys("one", 1)).err(),
             Some("it is not encrypted")
         );
+    }
+
+    #[test]
+    fn a_value_in_clear_that_a_store_gives_out_for_another_credential_is_no_token() {
+        let stored = seal("name", 7, payload(), &Keys::default()).unwrap();
+
+        let opened = open::<Payload>("other", &stored, &Keys::default()).err();
+
+        assert_eq!(opened, Some("it is for another credential"));
     }
 
     #[test]

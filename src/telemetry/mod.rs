@@ -41,6 +41,7 @@
 //! | `the value in the token store is no good; it is ignored` | `warn` | `reason` |
 //! | `a file of the token store is no good; it is ignored` | `warn` | `path`, `reason` |
 //! | `no token came from the process that has the lease; going on alone` | `warn` | |
+//! | `it is not known who asks; going on without the token store` | `debug` | |
 //! | `the credentials file has changed` | `info` | `path` |
 //! | `the credentials file is no good; the last good credentials are kept` | `warn` | `path`, `error` |
 //!
@@ -62,7 +63,7 @@
 //! | `adobe_auth_waiters` | gauge | callers that wait for a flight now |
 //! | `adobe_auth_unauthorized_total` | counter | `verdict`: 401s that had the token replaced (`replaced`), or that said nothing about it (`ignored`) |
 //! | `adobe_auth_recoveries_total` | counter | `outcome` of requests that were refused and could be replayed: `recovered`, `refused_again`, `no_new_token`; not counted if the second try has no answer |
-//! | `adobe_auth_store_total` | counter | what was asked of the token store, each `operation` with its `outcome`: `load` (`hit`; `stale`, not newer than what is in hand or due for renewal; `miss`; `unreadable`), `lease` (`granted`, `held` by another), `save` (`saved`, `superseded`), `release` (`released`), `identity` (who it is for, of a provider of credentials); and of each `failed` or `timeout` |
+//! | `adobe_auth_store_total` | counter | what was asked of the token store, each `operation` with its `outcome`: `load` (`hit`; `stale`, not newer than what is in hand or due for renewal; `miss`; `unreadable`), `lease` (`granted`, `held` by another), `save` (`saved`, `superseded`), `release` (`released`); and of each `failed` or `timeout` |
 //!
 //! Sources of the same name share their series: counters add up, and the expiry is that of the source
 //! that changed last. What passes through, or would have gone in clear, is counted for the source of the

@@ -33,8 +33,7 @@ pub const RECOVERIES: &str = "adobe_auth_recoveries_total";
 pub const STORE: &str = "adobe_auth_store_total";
 
 /// What a token store is asked, and how that may end.
-const STORE_OUTCOMES: [(&str, &[&str]); 5] = [
-    ("identity", &["failed", "timeout"]),
+const STORE_OUTCOMES: [(&str, &[&str]); 4] = [
     ("load", &["hit", "stale", "miss", "unreadable", "failed", "timeout"]),
     ("lease", &["granted", "held", "failed", "timeout"]),
     ("save", &["saved", "superseded", "failed", "timeout"]),

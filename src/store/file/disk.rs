@@ -3,6 +3,7 @@
 //! - `<key>.token`: the value, behind a line with its version and its end.
 //! - `<key>.lease`: who has the lease, and the highest version that was granted.
 //! - `<key>.<owner>.alive`: locked as long as the holder of the lease lives.
+//! - `<key>.token.new`, `<key>.lease.new`: what is about to replace one of them.
 //! - `<key>.lock`: locked by who changes one of them, for a moment.
 
 use std::{
@@ -15,7 +16,6 @@ use std::{
 
 use fs4::{FileExt, TryLockError};
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 use tracing::warn;
 use zeroize::Zeroizing;
 
@@ -25,8 +25,9 @@ use crate::error::BoxError;
 /// What is longer is none of ours.
 const LONGEST: u64 = 128 * 1024;
 
-/// How long to wait while others change files: a process may have been stopped while it did.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long to wait while others change files: a process may have been stopped while it did. Who asks
+/// has a limit of its own.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) struct Entry {
     folder: PathBuf,
@@ -85,10 +86,11 @@ impl Entry {
         let kept = self.read_token()?.map_or(0, |(kept, _)| kept.version());
         let granted = leases.granted.max(kept).max(above).saturating_add(1);
         let until = now().saturating_add(millis(ttl));
-        let lock = create(&self.alive(owner))?;
-        FileExt::try_lock(&lock)?;
         let leases = Leases { granted, owner: Some(owner.to_owned()), until };
         self.replace("lease", &[&serde_json::to_vec(&leases)?])?;
+        // After that: whoever dies in between has a lease that another takes over.
+        let lock = create(&self.alive(owner))?;
+        FileExt::try_lock(&lock)?;
         Ok(Some((granted, lock)))
     }
 
@@ -97,9 +99,10 @@ impl Entry {
         let _changing = self.change()?;
         let leases = self.read_leases()?;
         if leases.owner.as_deref() == Some(owner) {
+            // Before that: nobody would know of it who dies in between.
+            let _ = fs::remove_file(self.alive(owner));
             let leases = Leases { owner: None, ..leases };
             self.replace("lease", &[&serde_json::to_vec(&leases)?])?;
-            let _ = fs::remove_file(self.alive(owner));
         }
         Ok(())
     }
@@ -162,18 +165,19 @@ impl Entry {
         }
     }
 
-    /// Replaces a file in one step, and makes that last.
+    /// Replaces a file in one step. Whoever does that has the right to change the files, so that one
+    /// name is enough for the new one; what a process that was killed has left there goes first.
+    ///
+    /// It is not waited for until it lasts, which may take long while others wait for the lock: what
+    /// is lost with the power costs one token request.
     fn replace(&self, kind: &str, parts: &[&[u8]]) -> Result<(), BoxError> {
-        // Only we can read it, from birth.
-        let mut file = NamedTempFile::with_prefix_in(".new-", &self.folder)?;
-        for part in parts {
-            file.write_all(part)?;
+        let new = self.path(&format!("{kind}.new"));
+        let _ = fs::remove_file(&new);
+        let written = write(&new, parts).and_then(|()| fs::rename(&new, self.path(kind)));
+        if written.is_err() {
+            let _ = fs::remove_file(&new);
         }
-        file.as_file().sync_all()?;
-        file.persist(self.path(kind))?;
-        #[cfg(unix)]
-        File::open(&self.folder)?.sync_all()?;
-        Ok(())
+        Ok(written?)
     }
 
     fn path(&self, kind: &str) -> PathBuf {
@@ -252,11 +256,22 @@ fn create_folder(folder: &Path) -> io::Result<()> {
 
 /// An empty file to be locked, made if need be.
 fn create(path: &Path) -> io::Result<File> {
+    ours().create(true).truncate(false).open(path)
+}
+
+/// A file that is not there yet.
+fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let mut file = ours().create_new(true).open(path)?;
+    parts.iter().try_for_each(|part| file.write_all(part))
+}
+
+/// Only we can read it, from birth.
+fn ours() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
+    options.read(true).write(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    options
 }
 
 fn now() -> u64 {

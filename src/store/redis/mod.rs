@@ -21,7 +21,8 @@ use crate::error::{ConfigError, StoreError};
 ///
 /// For each credential there are three keys, which lie in one slot of a cluster:
 /// `{prefix}{hash}:token` with the token until it ends, `…:lease` with the owner of the lease until
-/// that ends, and `…:version`, which counts. What compares and writes is a script, so that it is one
+/// that ends, and `…:version`, which counts. (While IMS throttles or is down there is another `…:token`,
+/// with what it said.) What compares and writes is a script, so that it is one
 /// step. Whoever may read these keys has the token, unless it is
 /// [encrypted](crate::TokenSourceBuilder::encrypt_with).
 ///
