@@ -123,6 +123,24 @@ fn when_the_process_that_asks_is_killed_another_takes_over_at_once() {
 }
 
 #[tokio::test]
+async fn a_process_hears_of_the_token_that_another_one_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let ims = MockIms::start().await;
+    let [one, another] = [(); 2].map(|()| source(ims.url(), folder.path()));
+    assert_eq!(secret(&one).await, secret(&another).await);
+
+    let new = one.refresh().await.unwrap();
+
+    let heard = async {
+        while another.try_token().unwrap().expose_secret() != new.expose_secret() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), heard).await.unwrap();
+    assert_eq!(ims.token_requests(), 2);
+}
+
+#[tokio::test]
 async fn only_the_user_can_read_the_files_and_none_is_left_behind() {
     let ims = MockIms::start().await;
     let parent = tempfile::tempdir().unwrap();

@@ -66,6 +66,11 @@ impl Entry {
         Ok(Saved::Saved)
     }
 
+    /// When the value was replaced last.
+    pub(super) fn stamp(&self) -> Option<SystemTime> {
+        fs::metadata(self.path("token")).and_then(|metadata| metadata.modified()).ok()
+    }
+
     /// The version of a new lease and the lock that its holder keeps, unless somebody has it.
     pub(super) fn lease(
         &self,

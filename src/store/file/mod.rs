@@ -12,11 +12,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::sleep};
 
 use self::disk::Entry;
 use super::{Lease, Saved, StoredToken, TokenStore};
 use crate::error::{BoxError, ConfigError, StoreError};
+
+/// How often it looks whether a file was replaced, while a process listens.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// A [`TokenStore`] in a folder: for command-line tools, and for the processes of one host.
 ///
@@ -28,7 +31,8 @@ use crate::error::{BoxError, ConfigError, StoreError};
 /// The lease is an advisory lock (`flock` on Unix, `LockFileEx` on Windows): if its holder dies,
 /// another process takes over at once, and if the holder hangs, at the end of the lease. It works on
 /// local file systems; a folder that several hosts share may not keep the locks apart. Blocking work
-/// runs on Tokio's threads for it.
+/// runs on Tokio's threads for it. A process that stays looks every five seconds whether another one has
+/// replaced the token.
 ///
 /// # Example
 ///
@@ -135,6 +139,18 @@ impl TokenStore for FileStore {
             released
         });
         released.await
+    }
+
+    async fn changed(&self, key: &str) {
+        let stamp = || self.with(key, |_, entry| Ok(entry.stamp()));
+        // Where it cannot be seen there is nothing to be heard of, until it can.
+        let before = stamp().await.ok();
+        loop {
+            sleep(PAUSE).await;
+            if stamp().await.ok() != before {
+                return;
+            }
+        }
     }
 }
 
