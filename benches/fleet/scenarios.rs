@@ -1,0 +1,168 @@
+//! What happens to a fleet.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, advance};
+
+use crate::{
+    fleet::{Fleet, until},
+    report::Report,
+    world::{Network, time},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const TEN_MINUTES: Duration = Duration::from_secs(600);
+
+/// One scenario, and whether its processes share a token.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) shares: bool,
+    pub(crate) run: Run,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Run {
+    ColdStart(Duration),
+    ThreeDays,
+    Restarts,
+    Deploy,
+    /// The store is not reached by some while tokens are renewed.
+    CutRenewal(Network),
+    CutStart(Network),
+    RevokedForOne,
+    RevokedForAll(Duration),
+    Alone,
+}
+
+pub(crate) const SCENARIOS: &[Scenario] = {
+    const fn shared(name: &'static str, run: Run) -> Scenario {
+        Scenario { name, shares: true, run }
+    }
+    &[
+        shared("all start within 1 s", Run::ColdStart(SECOND)),
+        shared("all start within 60 s", Run::ColdStart(MINUTE)),
+        shared("all start within 10 min", Run::ColdStart(TEN_MINUTES)),
+        shared("three days", Run::ThreeDays),
+        shared("restarts, each process lives an hour", Run::Restarts),
+        shared("deploy: all replaced within 15 min", Run::Deploy),
+        shared("half cut off, renewal", Run::CutRenewal(Network::Half)),
+        shared("half cut off, all start within 60 s", Run::CutStart(Network::Half)),
+        shared("store down, renewal", Run::CutRenewal(Network::Down)),
+        shared("token revoked, one process hears of it", Run::RevokedForOne),
+        shared("token revoked, all hear of it within 1 s", Run::RevokedForAll(SECOND)),
+        shared("token revoked, all hear of it within 60 s", Run::RevokedForAll(MINUTE)),
+        Scenario { name: "no store, all start within 60 s", shares: false, run: Run::Alone },
+    ]
+};
+
+impl Scenario {
+    pub(crate) async fn play(&self, fleet: &mut Fleet, processes: usize) -> Vec<Report> {
+        match self.run {
+            Run::ColdStart(over) => {
+                fleet.start(processes, over).await;
+                vec![fleet.report(self.name)]
+            }
+            Run::ThreeDays => {
+                warm(fleet, processes).await;
+                for _ in 0..3 {
+                    fleet.renew().await;
+                }
+                vec![fleet.report(self.name)]
+            }
+            Run::Restarts => {
+                warm(fleet, processes).await;
+                restarts(fleet, processes).await;
+                vec![fleet.report(self.name)]
+            }
+            Run::Deploy => {
+                warm(fleet, processes).await;
+                deploy(fleet, processes).await;
+                vec![fleet.report(self.name)]
+            }
+            Run::CutRenewal(network) => {
+                warm(fleet, processes).await;
+                fleet.world.set(network);
+                fleet.renew().await;
+                vec![fleet.report(self.name), healed(fleet).await]
+            }
+            Run::CutStart(network) => {
+                fleet.world.set(network);
+                fleet.start(processes, MINUTE).await;
+                vec![fleet.report(self.name), healed(fleet).await]
+            }
+            Run::RevokedForOne => vec![revoked(self.name, fleet, processes, 1, SECOND).await],
+            Run::RevokedForAll(within) => {
+                vec![revoked(self.name, fleet, processes, processes, within).await]
+            }
+            Run::Alone => {
+                fleet.start(processes, MINUTE).await;
+                let start = fleet.report(self.name);
+                fleet.renew().await;
+                vec![start, fleet.report("no store, one renewal")]
+            }
+        }
+    }
+}
+
+/// A fleet that has its token; what that has cost is not counted.
+async fn warm(fleet: &mut Fleet, processes: usize) {
+    fleet.start(processes, TEN_MINUTES).await;
+    let start = fleet.report("start");
+    assert_eq!(start.failed, 0, "a start over ten minutes");
+}
+
+/// The store is back three hours after it was gone: the next renewal.
+async fn healed(fleet: &mut Fleet) -> Report {
+    fleet.world.set(Network::Whole);
+    fleet.renew().await;
+    fleet.report("… and the renewal after it")
+}
+
+/// An hour around the renewal, in which each process may end at any moment.
+async fn restarts(fleet: &mut Fleet, processes: usize) {
+    fleet.skip_to_renewal().await;
+    let mean = Duration::from_secs(3_600).div_f64(processes as f64);
+    let end = Instant::now() + Duration::from_secs(3_600);
+    let mut next = Instant::now();
+    loop {
+        next += mean.mul_f64(-(1.0 - fleet.rng.f64()).ln());
+        if next >= end {
+            break;
+        }
+        until(next).await;
+        let number = fleet.rng.usize(0..processes);
+        fleet.replace(number);
+    }
+    fleet.run(end).await;
+}
+
+/// One process after the other is replaced, just while the token is renewed.
+async fn deploy(fleet: &mut Fleet, processes: usize) {
+    let end = fleet.skip_to_renewal().await;
+    let start = Instant::now() + MINUTE;
+    for number in 0..processes {
+        until(start + time(0, 15).mul_f64(number as f64 / processes as f64)).await;
+        fleet.replace(number);
+    }
+    fleet.run(end.max(Instant::now() + MINUTE)).await;
+}
+
+/// The token in hand is revoked at noon, and some send requests.
+async fn revoked(
+    name: &'static str,
+    fleet: &mut Fleet,
+    processes: usize,
+    who: usize,
+    within: Duration,
+) -> Report {
+    warm(fleet, processes).await;
+    advance(time(12, 0)).await;
+    let last = fleet.world.revoke();
+    let refused = fleet.traffic(who, within).await;
+    fleet.run(Instant::now() + Duration::from_secs(15)).await;
+    let newer = fleet.newer_than(last);
+    let mut report = fleet.report(name);
+    report.note = format!("{refused} × 401; {newer} have the new token 15 s later");
+    report
+}

@@ -1,0 +1,85 @@
+//! The way of one process to the server of the store.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep, sleep_until};
+use tower_adobe_auth::{Lease, Saved, StoreError, StoredToken, TokenStore};
+
+use crate::{
+    server::Entry,
+    world::{Way, World},
+};
+
+/// To the server and back.
+const LATENCY: Duration = Duration::from_millis(1);
+
+pub(crate) struct SimStore {
+    world: Arc<World>,
+    process: usize,
+}
+
+impl SimStore {
+    pub(crate) fn new(world: &Arc<World>, process: usize) -> Self {
+        Self { world: Arc::clone(world), process }
+    }
+
+    async fn call<R>(
+        &self,
+        key: &str,
+        act: impl FnOnce(&mut Entry, Instant) -> R,
+    ) -> Result<R, StoreError> {
+        match self.world.way(self.process) {
+            Way::Open => {}
+            Way::Silent => pending().await,
+            Way::Refused => return Err(StoreError::new("connection refused")),
+        }
+        let (answer, done) = self.world.server.call(key, act);
+        sleep_until(done + LATENCY).await;
+        Ok(answer)
+    }
+}
+
+impl TokenStore for SimStore {
+    async fn load(&self, key: &str) -> Result<Option<StoredToken>, StoreError> {
+        self.call(key, |entry, now| entry.load(now)).await
+    }
+
+    async fn save(&self, key: &str, token: &StoredToken) -> Result<Saved, StoreError> {
+        let save = |entry: &mut Entry, now: Instant| {
+            self.world.server.announce(now);
+            entry.save(now, token)
+        };
+        self.call(key, save).await
+    }
+
+    async fn lease(
+        &self,
+        key: &str,
+        owner: &str,
+        ttl: Duration,
+        above: u64,
+    ) -> Result<Option<Lease>, StoreError> {
+        self.call(key, |entry, now| entry.lease(now, owner, ttl, above)).await
+    }
+
+    async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {
+        let release = |entry: &mut Entry, now: Instant| {
+            self.world.server.announce(now);
+            entry.release(lease);
+        };
+        self.call(key, release).await
+    }
+
+    async fn changed(&self, _key: &str) {
+        loop {
+            if !self.world.announces {
+                pending::<()>().await;
+            }
+            self.world.server.changed().await;
+            if matches!(self.world.way(self.process), Way::Open) {
+                sleep(LATENCY).await;
+                return;
+            }
+        }
+    }
+}
