@@ -167,16 +167,16 @@ impl Fleet {
         self.run(end).await;
     }
 
-    /// Each of these processes sends a request at a random moment of that time, and again as long
-    /// as the answer is a 401, after that time. Returns how many requests were refused.
-    pub(crate) async fn traffic(&mut self, processes: usize, every: Duration) -> usize {
+    /// Each of these processes sends a request at a random moment of that time, and another one
+    /// half a second after each 401. Returns how many requests were refused.
+    pub(crate) async fn traffic(&mut self, processes: usize, within: Duration) -> usize {
         let refused = Arc::new(Mutex::new(0));
         for source in &self.sources[..processes] {
             let (source, world) = (source.clone(), Arc::clone(&self.world));
             let (waits, refused) = (Arc::clone(&self.waits), Arc::clone(&refused));
-            let first = every.mul_f64(self.rng.f64());
+            let first = within.mul_f64(self.rng.f64());
             tokio::spawn(async move {
-                let since = waits.begin();
+                let since = waits.begin() + first;
                 sleep(first).await;
                 loop {
                     let service = AdobeAuthLayer::new(source.clone()).layer(Api(world.clone()));
@@ -187,7 +187,7 @@ impl Fleet {
                         Ok(_) => *refused.lock().unwrap() += 1,
                         Err(_) => break waits.end(since, false),
                     }
-                    sleep(every).await;
+                    sleep(Duration::from_millis(500)).await;
                 }
             });
         }

@@ -1,9 +1,10 @@
 //! A fleet of processes that share one token, in virtual time: what it asks of IMS and of the store.
 //!
 //! ```sh
-//! cargo bench --bench fleet --features store                # the table of docs/fleet.md
-//! cargo bench --bench fleet --features store -- charts      # and its pictures
+//! cargo bench --bench fleet --features store                # the tables of docs/fleet.md
+//! cargo bench --bench fleet --features store -- charts      # the same, and the pictures
 //! cargo bench --bench fleet --features store -- quick       # up to 1,000 processes, with checks
+//! cargo bench --bench fleet --features store -- only "three days" 10000
 //! ```
 //!
 //! Each process is a real `TokenSource`. What is not real is IMS, the store's server, the network and
@@ -11,8 +12,12 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../limits/charts.rs"]
+mod charts;
+mod checks;
 mod fleet;
 mod ims;
+mod pictures;
 mod rate;
 mod report;
 mod scenarios;
@@ -22,10 +27,11 @@ mod world;
 
 use std::{env, process::ExitCode, time::Instant};
 
+use charts::Curve;
 use fleet::Fleet;
 use report::Report;
-use scenarios::{SCENARIOS, Scenario};
-use tokio::runtime::Builder;
+use scenarios::{BURST, SCENARIOS, Scenario};
+use tokio::runtime::{Builder, Runtime};
 use world::World;
 
 const SEED: u64 = 8;
@@ -39,37 +45,78 @@ fn main() -> ExitCode {
     let words: Vec<_> = arguments.iter().map(String::as_str).collect();
     println!("seed {SEED}");
     match words[..] {
-        [] => table(&SIZES, |_| true),
+        [] => {
+            table(&SIZES, |_| true);
+            bursts();
+        }
+        ["charts"] => {
+            let reports = table(&SIZES, |_| true);
+            pictures::cold(&reports);
+            pictures::steady(&reports);
+            pictures::cut(&reports, 100_000);
+            pictures::storm(&bursts());
+        }
+        ["quick"] => {
+            checks::the_store_is_one();
+            checks::check(&table(&SIZES[..3], |_| true));
+        }
         ["only", name, size] => {
             table(&[size.parse().unwrap()], |scenario| scenario.name.contains(name));
         }
         _ => {
-            eprintln!("nothing, `charts` or `quick`: what is {words:?}?");
+            eprintln!("nothing, `charts`, `quick` or `only`: what is {words:?}?");
             return ExitCode::FAILURE;
         }
     }
     ExitCode::SUCCESS
 }
 
-fn table(sizes: &[usize], wanted: impl Fn(&Scenario) -> bool) {
-    report::head();
-    for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario)) {
-        for &processes in sizes {
-            let start = Instant::now();
-            for report in play(scenario, processes, CAPACITY) {
-                report.row();
-            }
-            eprintln!("{}: {processes} in {:.1?}", scenario.name, start.elapsed());
-        }
-    }
+/// A runtime whose clock moves when there is nothing else to do.
+fn runtime() -> Runtime {
+    // Everything happens on this thread: what the crate draws comes from here.
+    fastrand::seed(SEED);
+    Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
 
 fn play(scenario: &Scenario, processes: usize, capacity: u32) -> Vec<Report> {
-    // Everything happens on this thread: what the crate draws comes from here.
-    fastrand::seed(SEED);
-    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(async {
-        let mut fleet = Fleet::new(World::new(capacity, true), scenario.shares, SEED);
+    runtime().block_on(async {
+        let world = World::new(capacity, scenario.announces);
+        let mut fleet = Fleet::new(world, scenario.shares, SEED);
         scenario.play(&mut fleet, processes).await
     })
+}
+
+fn table(sizes: &[usize], wanted: impl Fn(&Scenario) -> bool) -> Vec<Report> {
+    let mut all = Vec::new();
+    report::head();
+    for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario)) {
+        for &processes in sizes.iter().filter(|size| **size <= scenario.most) {
+            let start = Instant::now();
+            let reports = play(scenario, processes, CAPACITY);
+            reports.iter().for_each(Report::row);
+            eprintln!("{}: {processes} in {:.1?}", scenario.name, start.elapsed());
+            all.extend(reports);
+        }
+    }
+    all
+}
+
+/// From how many starts in one second on a store of this capacity is too slow.
+fn bursts() -> Vec<Curve> {
+    println!(
+        "\n| starts within one second | calls a second that the store can do | token requests |"
+    );
+    println!("|--:|--:|--:|");
+    let names = [(10_000, "10,000 calls a second"), (50_000, "50,000 calls a second")];
+    let curve = |(capacity, name)| {
+        let burst = |processes: usize| {
+            let requests = play(&BURST, processes, capacity)[0].requests.total();
+            let [starts, capacity] = [processes as u64, capacity.into()].map(report::thousands);
+            println!("| {starts} | {capacity} | {} |", report::thousands(requests));
+            (processes as f64, requests as f64)
+        };
+        let sizes = [1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 15_000, 20_000, 25_000, 30_000];
+        Curve::new(name, sizes.into_iter().chain([40_000, 60_000, 100_000]).map(burst).collect())
+    };
+    names.map(curve).into()
 }

@@ -1,0 +1,113 @@
+//! The pictures in `docs/fleet/`, from the reports of a whole run.
+
+use crate::{
+    CAPACITY,
+    charts::{Axis, Chart, Curve, draw},
+    report::Report,
+};
+
+const SIZES: Axis = Axis::Tenfold(10.0..1e6);
+
+/// One curve: a scenario by its size.
+fn by_size(
+    reports: &[Report],
+    scenario: &str,
+    name: &'static str,
+    value: impl Fn(&Report) -> u64,
+) -> Curve {
+    let reports = reports.iter().filter(|report| report.scenario == scenario);
+    let points = reports.map(|report| (report.processes as f64, value(report) as f64));
+    // Nothing has no place on an axis that grows tenfold.
+    Curve::new(name, points.filter(|(_, y)| *y > 0.0).collect())
+}
+
+fn capacity() -> Curve {
+    let y = f64::from(CAPACITY);
+    Curve::new("what the store can do", vec![(10.0, y), (1e6, y)])
+}
+
+/// Cold starts: what they ask of IMS, and what of the store.
+pub(crate) fn cold(reports: &[Report]) {
+    const NAMES: [(&str, &str); 3] = [
+        ("all start within 1 s", "within 1 s"),
+        ("all start within 60 s", "within 60 s"),
+        ("all start within 10 min", "within 10 min"),
+    ];
+    let mut requests: Vec<_> = NAMES
+        .iter()
+        .map(|(scenario, name)| by_size(reports, scenario, name, |it| it.requests.total()))
+        .collect();
+    let alone = "no store, all start within 60 s";
+    requests.push(by_size(reports, alone, "without a store", |it| it.requests.total()));
+    let mut calls: Vec<_> = NAMES
+        .iter()
+        .map(|(scenario, name)| by_size(reports, scenario, name, |it| it.load.calls.peak().into()))
+        .collect();
+    calls.push(capacity());
+    let x = "processes";
+    let charts = [
+        Chart { title: "Cold start: IMS", x, y: "token requests", curves: &requests },
+        Chart {
+            title: "Cold start: the store",
+            x,
+            y: "calls in the busiest second",
+            curves: &calls,
+        },
+    ];
+    draw("fleet/cold.svg", &SIZES, Some(&Axis::Tenfold(1.0..1e7)), &charts);
+}
+
+/// Days with a token in hand: what they ask of the store.
+pub(crate) fn steady(reports: &[Report]) {
+    let peak = |scenario, name| by_size(reports, scenario, name, |it| it.load.calls.peak().into());
+    let curves = [
+        peak("three days", "three days"),
+        peak("restarts, each process lives an hour", "restarts, once an hour"),
+        peak("deploy: all replaced within 15 min", "deploy in 15 min"),
+        peak("token revoked, all hear of it within 60 s", "revoked, within 60 s"),
+        capacity(),
+    ];
+    let (x, y) = ("processes", "calls in the busiest second");
+    let charts = [Chart { title: "Load on the store", x, y, curves: &curves }];
+    draw("fleet/steady.svg", &SIZES, Some(&Axis::Tenfold(1.0..1e6)), &charts);
+}
+
+/// Renewals with and without the store, minute by minute.
+pub(crate) fn cut(reports: &[Report], processes: usize) {
+    let minutes = |scenario: &str, name: &'static str| {
+        let report =
+            reports.iter().find(|it| it.scenario == scenario && it.processes == processes).unwrap();
+        // From the earliest renewal on.
+        let seconds = report.requests.seconds();
+        let first = seconds.iter().position(|count| *count > 0).unwrap();
+        let minutes = seconds[first..].chunks(15).map(|counts| {
+            let sum: u32 = counts.iter().sum();
+            f64::from(sum) / counts.len() as f64
+        });
+        let times = (0..).map(|at| f64::from(at) / 4.0);
+        Curve::new(name, times.zip(minutes).take_while(|(at, _)| *at < 18.0).collect())
+    };
+    let curves = [
+        minutes("store down, renewal", "the store is down"),
+        minutes("half cut off, renewal", "half of them do not reach it"),
+    ];
+    let charts = [Chart {
+        title: "Renewal of 100,000 processes without the store",
+        x: "minutes after the first renewal",
+        y: "token requests a second",
+        curves: &curves,
+    }];
+    draw("fleet/cut.svg", &Axis::Even(0.0..18.0), None, &charts);
+}
+
+/// How many ask IMS themselves, of so many that start in one second.
+pub(crate) fn storm(curves: &[Curve]) {
+    let charts = [Chart {
+        title: "Cold start within a second",
+        x: "processes that start within a second",
+        y: "token requests",
+        curves,
+    }];
+    let (x, y) = (Axis::Tenfold(1e3..1e5), Axis::Tenfold(1.0..1e6));
+    draw("fleet/storm.svg", &x, Some(&y), &charts);
+}
