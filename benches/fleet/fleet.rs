@@ -209,7 +209,7 @@ impl Fleet {
     /// What happened since the last report.
     pub(crate) fn report(&mut self, scenario: &'static str) -> Report {
         let tally = mem::take(&mut *self.waits.tally.lock().unwrap());
-        let report = Report {
+        Report {
             scenario,
             processes: self.sources.len(),
             requests: self.world.requests.lock().unwrap().take(),
@@ -217,8 +217,7 @@ impl Fleet {
             longest_wait: tally.longest,
             failed: tally.failed + mem::take(&mut self.without_token),
             note: String::new(),
-        };
-        report
+        }
     }
 }
 

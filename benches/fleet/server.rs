@@ -19,7 +19,7 @@ use crate::rate::Rate;
 
 pub(crate) struct Server {
     busy: Mutex<Busy>,
-    /// A value was saved or a lease given back.
+    /// A value was saved.
     changes: Arc<Notify>,
 }
 

@@ -46,8 +46,11 @@ impl TokenStore for SimStore {
 
     async fn save(&self, key: &str, token: &StoredToken) -> Result<Saved, StoreError> {
         let save = |entry: &mut Entry, now: Instant| {
-            self.world.server.announce(now);
-            entry.save(now, token)
+            let saved = entry.save(now, token);
+            if saved == Saved::Saved {
+                self.world.server.announce(now);
+            }
+            saved
         };
         self.call(key, save).await
     }
@@ -63,23 +66,18 @@ impl TokenStore for SimStore {
     }
 
     async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {
-        let release = |entry: &mut Entry, now: Instant| {
-            self.world.server.announce(now);
-            entry.release(lease);
-        };
-        self.call(key, release).await
+        self.call(key, |entry, _| entry.release(lease)).await
     }
 
     async fn changed(&self, _key: &str) {
-        loop {
-            if !self.world.announces {
-                pending::<()>().await;
-            }
-            self.world.server.changed().await;
-            if matches!(self.world.way(self.process), Way::Open) {
-                sleep(LATENCY).await;
-                return;
-            }
+        if !self.world.announces {
+            pending().await
         }
+        self.world.server.changed().await;
+        // Who is cut off now hears nothing of it.
+        while !matches!(self.world.way(self.process), Way::Open) {
+            self.world.server.changed().await;
+        }
+        sleep(LATENCY).await;
     }
 }
