@@ -192,8 +192,7 @@ impl Fleet {
             });
         }
         self.settle().await;
-        let refused = *refused.lock().unwrap();
-        refused
+        *refused.lock().unwrap()
     }
 
     /// How many have a token that is newer than this one.
