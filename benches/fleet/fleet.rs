@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How often it is looked whether somebody is without a token.
-const LOOK: Duration = Duration::from_secs(300);
+const LOOK: Duration = Duration::from_secs(60);
 
 pub(crate) struct Fleet {
     pub(crate) world: Arc<World>,
@@ -141,13 +141,23 @@ impl Fleet {
     pub(crate) async fn run(&mut self, until: Instant) {
         while Instant::now() < until {
             sleep_until(until.min(Instant::now() + LOOK)).await;
-            self.look();
+            self.newer_than(0);
         }
     }
 
-    fn look(&mut self) {
-        let without = self.sources.iter().filter(|source| source.try_token().is_none()).count();
+    /// How many have a token that is newer than this one. Notes how many have none.
+    pub(crate) fn newer_than(&mut self, number: u64) -> usize {
+        let (mut newer, mut without) = (0, 0);
+        for source in &self.sources {
+            match source.try_token() {
+                Some(token) => {
+                    newer += usize::from(token.expose_secret().parse::<u64>().unwrap() > number);
+                }
+                None => without += 1,
+            }
+        }
         self.without_token = self.without_token.max(without);
+        newer
     }
 
     /// Lets the hours pass in which nothing is due, up to the next renewal. Returns when all will have
@@ -157,14 +167,18 @@ impl Fleet {
     pub(crate) async fn skip_to_renewal(&mut self) -> Instant {
         let (first, last) = self.world.requests.lock().unwrap().take_span().unwrap();
         advance(first + time(22, 44) - Instant::now()).await;
-        self.look();
+        self.newer_than(0);
         last + time(23, 1)
     }
 
     /// Goes on until all have renewed their token.
     pub(crate) async fn renew(&mut self) {
+        let last = self.world.requests.lock().unwrap().issued();
         let end = self.skip_to_renewal().await;
-        self.run(end).await;
+        while self.newer_than(last) < self.sources.len() {
+            assert!(Instant::now() < end, "not all have renewed in time");
+            sleep(Duration::from_secs(15)).await;
+        }
     }
 
     /// Each of these processes sends a request at a random moment of that time, and another one
@@ -193,16 +207,6 @@ impl Fleet {
         }
         self.settle().await;
         *refused.lock().unwrap()
-    }
-
-    /// How many have a token that is newer than this one.
-    pub(crate) fn newer_than(&self, number: u64) -> usize {
-        let newer = |source: &&TokenSource| {
-            source
-                .try_token()
-                .is_some_and(|token| token.expose_secret().parse::<u64>().unwrap() > number)
-        };
-        self.sources.iter().filter(newer).count()
     }
 
     /// What happened since the last report.

@@ -54,10 +54,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("deploy: all replaced within 15 min", ALL, Run::Deploy),
     Scenario::new("half cut off, renewal", SOME, Run::CutRenewal(Network::Half)),
     Scenario::new("half cut off, all start within 60 s", SOME, Run::CutStart(Network::Half)),
-    Scenario::new("store down, renewal", ALL, Run::CutRenewal(Network::Down)),
+    Scenario::new("store down, renewal", SOME, Run::CutRenewal(Network::Down)),
     Scenario::new("token revoked, one process hears of it", SOME, Run::RevokedForOne),
     Scenario::new("token revoked, all hear of it within 1 s", SOME, Run::RevokedForAll(SECOND)),
-    Scenario::new("token revoked, all hear of it within 60 s", ALL, Run::RevokedForAll(MINUTE)),
+    Scenario::new("token revoked, all hear of it within 60 s", SOME, Run::RevokedForAll(MINUTE)),
     Scenario::new("no store, all start within 60 s", SOME, Run::Alone).alone(),
 ];
 
@@ -86,6 +86,10 @@ impl Scenario {
             Run::Burst => {
                 fleet.start(processes, SECOND).await;
                 let start = fleet.report(self.name);
+                // A million takes minutes more, and shows nothing else.
+                if processes > SOME {
+                    return vec![start];
+                }
                 vec![start, next_renewal(fleet).await]
             }
             Run::ThreeDays => {
@@ -138,9 +142,9 @@ impl Scenario {
 
 /// A fleet that has its token; what that has cost is not counted.
 async fn warm(fleet: &mut Fleet, processes: usize) {
-    fleet.start(processes, TEN_MINUTES).await;
+    fleet.start(processes, SECOND.mul_f64(processes as f64 / 2_000.0)).await;
     let start = fleet.report("start");
-    assert_eq!((start.failed, start.requests.total()), (0, 1), "a start over ten minutes");
+    assert_eq!((start.failed, start.requests.total()), (0, 1), "2,000 starts a second");
 }
 
 async fn next_renewal(fleet: &mut Fleet) -> Report {
@@ -148,11 +152,11 @@ async fn next_renewal(fleet: &mut Fleet) -> Report {
     fleet.report("… and the renewal after it")
 }
 
-/// An hour around the renewal, in which each process may end at any moment.
+/// Twenty minutes around the renewal, in which each process may end at any moment.
 async fn restarts(fleet: &mut Fleet, processes: usize) {
     fleet.skip_to_renewal().await;
     let mean = Duration::from_secs(3_600).div_f64(processes as f64);
-    let end = Instant::now() + Duration::from_secs(3_600);
+    let end = Instant::now() + time(0, 20);
     let mut next = Instant::now();
     loop {
         next += mean.mul_f64(-(1.0 - fleet.rng.f64()).ln());
