@@ -46,15 +46,15 @@ fn main() -> ExitCode {
     println!("seed {SEED}");
     match words[..] {
         [] => {
-            table(&SIZES, |_| true);
             bursts();
+            table(&SIZES, |_| true);
         }
         ["charts"] => {
+            pictures::storm(&bursts());
             let reports = table(&SIZES, |_| true);
             pictures::cold(&reports);
             pictures::steady(&reports);
             pictures::cut(&reports, 100_000);
-            pictures::storm(&bursts());
         }
         ["quick"] => {
             checks::the_store_is_one();
@@ -88,9 +88,11 @@ fn play(scenario: &Scenario, processes: usize, capacity: u32) -> Vec<Report> {
 
 fn table(sizes: &[usize], wanted: impl Fn(&Scenario) -> bool) -> Vec<Report> {
     let mut all = Vec::new();
+    println!();
     report::head();
-    for scenario in SCENARIOS.iter().filter(|scenario| wanted(scenario)) {
-        for &processes in sizes.iter().filter(|size| **size <= scenario.most) {
+    for &processes in sizes {
+        let wanted = |scenario: &&Scenario| wanted(scenario) && processes <= scenario.most;
+        for scenario in SCENARIOS.iter().filter(wanted) {
             let start = Instant::now();
             let reports = play(scenario, processes, CAPACITY);
             reports.iter().for_each(Report::row);
