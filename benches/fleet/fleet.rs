@@ -25,6 +25,9 @@ use crate::{
 /// How often it is looked whether somebody is without a token.
 const LOOK: Duration = Duration::from_secs(60);
 
+/// So long after a token was saved all have looked at it who heard of it.
+const ANNOUNCED: Duration = Duration::from_secs(15);
+
 pub(crate) struct Fleet {
     pub(crate) world: Arc<World>,
     pub(crate) rng: Rng,
@@ -121,13 +124,12 @@ impl Fleet {
         self.settle().await;
     }
 
-    /// Until nobody waits for a first token.
+    /// Until nobody waits for a token, or is about to look for one.
     pub(crate) async fn settle(&self) {
         // What was just spawned is counted when it first runs.
         sleep(Duration::from_millis(10)).await;
         self.waits.ended().await;
-        // What was asked of the store meanwhile is done.
-        sleep(Duration::from_secs(1)).await;
+        sleep(ANNOUNCED).await;
     }
 
     /// Another process in the place of this one, which ends.
@@ -177,8 +179,9 @@ impl Fleet {
         let end = self.skip_to_renewal().await;
         while self.newer_than(last) < self.sources.len() {
             assert!(Instant::now() < end, "not all have renewed in time");
-            sleep(Duration::from_secs(15)).await;
+            sleep(ANNOUNCED).await;
         }
+        sleep(ANNOUNCED).await;
     }
 
     /// Each of these processes sends a request at a random moment of that time, and another one

@@ -168,6 +168,7 @@ async fn restarts(fleet: &mut Fleet, processes: usize) {
         fleet.replace(number);
     }
     fleet.run(end).await;
+    fleet.settle().await;
 }
 
 /// One process after the other is replaced, just while the token is renewed.
@@ -178,7 +179,8 @@ async fn deploy(fleet: &mut Fleet, processes: usize) {
         until(start + time(0, 15).mul_f64(number as f64 / processes as f64)).await;
         fleet.replace(number);
     }
-    fleet.run(end.max(Instant::now() + MINUTE)).await;
+    fleet.settle().await;
+    fleet.run(end).await;
 }
 
 /// The token in hand is revoked in mid-life, and so many processes send requests.
@@ -193,7 +195,6 @@ async fn revoked(
     advance(time(12, 0)).await;
     let last = fleet.world.revoke();
     let refused = fleet.traffic(who, within).await;
-    fleet.run(Instant::now() + Duration::from_secs(15)).await;
     let newer = thousands(fleet.newer_than(last) as u64);
     let mut report = fleet.report(name);
     report.note = format!("{} × 401; {newer} have the new token", thousands(refused as u64));
