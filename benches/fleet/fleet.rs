@@ -31,7 +31,8 @@ const ANNOUNCED: Duration = Duration::from_secs(15);
 pub(crate) struct Fleet {
     pub(crate) world: Arc<World>,
     pub(crate) rng: Rng,
-    shares: bool,
+    /// How long the store may hold up a flight, if there is one.
+    store_timeout: Option<Duration>,
     sources: Vec<TokenSource>,
     waits: Arc<Waits>,
     without_token: usize,
@@ -75,11 +76,11 @@ impl Waits {
 }
 
 impl Fleet {
-    pub(crate) fn new(world: Arc<World>, shares: bool, seed: u64) -> Self {
+    pub(crate) fn new(world: Arc<World>, store_timeout: Option<Duration>, seed: u64) -> Self {
         Self {
             world,
             rng: Rng::with_seed(seed),
-            shares,
+            store_timeout,
             sources: Vec::new(),
             waits: Arc::default(),
             without_token: 0,
@@ -90,10 +91,12 @@ impl Fleet {
         let world = Arc::clone(&self.world);
         let builder = TokenSource::builder_from_fetcher(Ims(Arc::clone(&world)))
             .wall_clock(move || world.wall());
-        let builder = if self.shares {
-            builder.store(SimStore::new(&self.world, number)).store_name("fleet")
-        } else {
-            builder
+        let builder = match self.store_timeout {
+            Some(limit) => builder
+                .store(SimStore::new(&self.world, number))
+                .store_name("fleet")
+                .store_timeout(limit),
+            None => builder,
         };
         builder.build().unwrap()
     }

@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo bench --bench fleet --features store                # the tables of docs/fleet.md
 //! cargo bench --bench fleet --features store -- charts      # the same, and the pictures
+//! cargo bench --bench fleet --features store -- bursts      # one table and its picture alone
 //! cargo bench --bench fleet --features store -- quick       # up to 1,000 processes, with checks
 //! cargo bench --bench fleet --features store -- only "three days" 10000
 //! ```
@@ -25,12 +26,16 @@ mod server;
 mod store;
 mod world;
 
-use std::{env, process::ExitCode, time::Instant};
+use std::{
+    env,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use charts::Curve;
 use fleet::Fleet;
 use report::Report;
-use scenarios::{BURST, SCENARIOS, Scenario};
+use scenarios::{SCENARIOS, Scenario, burst};
 use tokio::runtime::{Builder, Runtime};
 use world::World;
 
@@ -56,6 +61,7 @@ fn main() -> ExitCode {
             pictures::steady(&reports);
             pictures::cut(&reports, 100_000);
         }
+        ["bursts"] => pictures::storm(&bursts()),
         ["quick"] => {
             checks::the_store_is_one();
             checks::check(&table(&SIZES[..3], |_| true));
@@ -64,7 +70,7 @@ fn main() -> ExitCode {
             table(&[size.parse().unwrap()], |scenario| scenario.name.contains(name));
         }
         _ => {
-            eprintln!("nothing, `charts`, `quick` or `only`: what is {words:?}?");
+            eprintln!("nothing, `charts`, `bursts`, `quick` or `only`: what is {words:?}?");
             return ExitCode::FAILURE;
         }
     }
@@ -81,7 +87,7 @@ fn runtime() -> Runtime {
 fn play(scenario: &Scenario, processes: usize, capacity: u32) -> Vec<Report> {
     runtime().block_on(async {
         let world = World::new(capacity, scenario.announces);
-        let mut fleet = Fleet::new(world, scenario.shares, SEED);
+        let mut fleet = Fleet::new(world, scenario.shares.then_some(scenario.store_timeout), SEED);
         scenario.play(&mut fleet, processes).await
     })
 }
@@ -103,22 +109,32 @@ fn table(sizes: &[usize], wanted: impl Fn(&Scenario) -> bool) -> Vec<Report> {
     all
 }
 
-/// From how many starts in one second on a store of this capacity is too slow.
+/// From how many starts in one second on the store is too slow.
 fn bursts() -> Vec<Curve> {
     println!(
-        "\n| starts within one second | calls a second that the store can do | token requests |"
+        "| starts within one second | calls a second that the store does | `store_timeout` | token \
+         requests | longest wait | failed |"
     );
-    println!("|--:|--:|--:|");
-    let names = [(10_000, "10,000 calls a second"), (50_000, "50,000 calls a second")];
-    let curve = |(capacity, name)| {
-        let burst = |processes: usize| {
-            let requests = play(&BURST, processes, capacity)[0].requests.total();
-            let [starts, capacity] = [processes as u64, capacity.into()].map(report::thousands);
-            println!("| {starts} | {capacity} | {} |", report::thousands(requests));
-            (processes as f64, requests as f64)
+    println!("|--:|--:|--:|--:|--:|--:|");
+    let [short, long] = [250, 10_000].map(Duration::from_millis);
+    let stores = [
+        (10_000, short, "10,000 calls a second"),
+        (50_000, short, "50,000 calls a second"),
+        (50_000, long, "the same, store_timeout 10 s"),
+    ];
+    let curve = |(capacity, limit, name)| {
+        let start = |processes: usize| {
+            let report = play(&burst(limit), processes, capacity).remove(0);
+            let [starts, requests, failed] =
+                [processes as u64, report.requests.total(), report.failed as u64]
+                    .map(report::thousands);
+            let (capacity, waited) =
+                (report::thousands(capacity.into()), report::short(report.longest_wait));
+            println!("| {starts} | {capacity} | {limit:?} | {requests} | {waited} | {failed} |");
+            (processes as f64, report.requests.total() as f64)
         };
         let sizes = [1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 15_000, 20_000, 25_000, 30_000];
-        Curve::new(name, sizes.into_iter().chain([40_000, 60_000, 100_000]).map(burst).collect())
+        Curve::new(name, sizes.into_iter().chain([40_000, 60_000, 100_000]).map(start).collect())
     };
-    names.map(curve).into()
+    stores.map(curve).into()
 }

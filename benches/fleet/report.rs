@@ -55,7 +55,8 @@ pub(crate) fn thousands(number: u64) -> String {
     text
 }
 
-fn short(time: Duration) -> String {
+/// In seconds, or less.
+pub(crate) fn short(time: Duration) -> String {
     let millis = time.as_millis();
     if millis < 1_000 { format!("{millis} ms") } else { format!("{:.1} s", time.as_secs_f64()) }
 }

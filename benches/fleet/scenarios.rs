@@ -20,6 +20,8 @@ pub(crate) struct Scenario {
     pub(crate) shares: bool,
     /// Whether the store says that something has changed.
     pub(crate) announces: bool,
+    /// How long the store may hold up a flight.
+    pub(crate) store_timeout: Duration,
     /// The largest fleet of the table: what is larger takes too long.
     pub(crate) most: usize,
     run: Run,
@@ -61,12 +63,15 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("no store, all start within 60 s", SOME, Run::Alone).alone(),
 ];
 
-/// So many starts in one second that a store may not be able to answer.
-pub(crate) const BURST: Scenario = Scenario::new("burst", ALL, Run::ColdStart(SECOND));
+/// A cold start within one second.
+pub(crate) const fn burst(store_timeout: Duration) -> Scenario {
+    Scenario { store_timeout, ..Scenario::new("burst", ALL, Run::ColdStart(SECOND)) }
+}
 
 impl Scenario {
     const fn new(name: &'static str, most: usize, run: Run) -> Self {
-        Self { name, shares: true, announces: true, most, run }
+        let store_timeout = Duration::from_millis(250);
+        Self { name, shares: true, announces: true, store_timeout, most, run }
     }
 
     const fn silent(self) -> Self {
