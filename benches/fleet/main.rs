@@ -51,23 +51,20 @@ fn main() -> ExitCode {
     println!("seed {SEED}");
     match words[..] {
         [] => {
+            table(&SIZES, |_| true, |_| ());
             bursts();
-            table(&SIZES, |_| true);
         }
         ["charts"] => {
+            table(&SIZES, |_| true, pictures::by_size);
             pictures::storm(&bursts());
-            let reports = table(&SIZES, |_| true);
-            pictures::cold(&reports);
-            pictures::steady(&reports);
-            pictures::cut(&reports, 100_000);
         }
         ["bursts"] => pictures::storm(&bursts()),
         ["quick"] => {
             checks::the_store_is_one();
-            checks::check(&table(&SIZES[..3], |_| true));
+            checks::check(&table(&SIZES[..3], |_| true, |_| ()));
         }
         ["only", name, size] => {
-            table(&[size.parse().unwrap()], |scenario| scenario.name.contains(name));
+            table(&[size.parse().unwrap()], |scenario| scenario.name.contains(name), |_| ());
         }
         _ => {
             eprintln!("nothing, `charts`, `bursts`, `quick` or `only`: what is {words:?}?");
@@ -92,7 +89,12 @@ fn play(scenario: &Scenario, processes: usize, capacity: u32) -> Vec<Report> {
     })
 }
 
-fn table(sizes: &[usize], wanted: impl Fn(&Scenario) -> bool) -> Vec<Report> {
+/// Plays what is wanted, the largest fleets last; `show` sees all reports after each size.
+fn table(
+    sizes: &[usize],
+    wanted: impl Fn(&Scenario) -> bool,
+    show: impl Fn(&[Report]),
+) -> Vec<Report> {
     let mut all = Vec::new();
     println!();
     report::head();
@@ -105,6 +107,7 @@ fn table(sizes: &[usize], wanted: impl Fn(&Scenario) -> bool) -> Vec<Report> {
             eprintln!("{}: {processes} in {:.1?}", scenario.name, start.elapsed());
             all.extend(reports);
         }
+        show(&all);
     }
     all
 }

@@ -6,10 +6,12 @@ use crate::{
     report::Report,
 };
 
+/// The size of the fleet whose renewals are drawn.
+const CUT: usize = 100_000;
 const SIZES: Axis = Axis::Tenfold(10.0..1e6);
 
 /// One curve: a scenario by its size.
-fn by_size(
+fn curve(
     reports: &[Report],
     scenario: &str,
     name: &'static str,
@@ -26,8 +28,15 @@ fn capacity() -> Curve {
     Curve::new("what the store can do", vec![(10.0, y), (1e6, y)])
 }
 
+/// What is known so far of fleets of all sizes.
+pub(crate) fn by_size(reports: &[Report]) {
+    cold(reports);
+    steady(reports);
+    cut(reports);
+}
+
 /// Cold starts: what they ask of IMS, and what of the store.
-pub(crate) fn cold(reports: &[Report]) {
+fn cold(reports: &[Report]) {
     const NAMES: [(&str, &str); 3] = [
         ("all start within 1 s", "within 1 s"),
         ("all start within 60 s", "within 60 s"),
@@ -35,13 +44,13 @@ pub(crate) fn cold(reports: &[Report]) {
     ];
     let mut requests: Vec<_> = NAMES
         .iter()
-        .map(|(scenario, name)| by_size(reports, scenario, name, |it| it.requests.total()))
+        .map(|(scenario, name)| curve(reports, scenario, name, |it| it.requests.total()))
         .collect();
     let alone = "no store, all start within 60 s";
-    requests.push(by_size(reports, alone, "without a store", |it| it.requests.total()));
+    requests.push(curve(reports, alone, "without a store", |it| it.requests.total()));
     let mut calls: Vec<_> = NAMES
         .iter()
-        .map(|(scenario, name)| by_size(reports, scenario, name, |it| it.load.calls.peak().into()))
+        .map(|(scenario, name)| curve(reports, scenario, name, |it| it.load.calls.peak().into()))
         .collect();
     calls.push(capacity());
     let x = "processes";
@@ -58,8 +67,8 @@ pub(crate) fn cold(reports: &[Report]) {
 }
 
 /// Days with a token in hand: what they ask of the store.
-pub(crate) fn steady(reports: &[Report]) {
-    let peak = |scenario, name| by_size(reports, scenario, name, |it| it.load.calls.peak().into());
+fn steady(reports: &[Report]) {
+    let peak = |scenario, name| curve(reports, scenario, name, |it| it.load.calls.peak().into());
     let curves = [
         peak("three days", "three days"),
         peak("restarts, each process lives an hour", "restarts, once an hour"),
@@ -72,25 +81,31 @@ pub(crate) fn steady(reports: &[Report]) {
     draw("fleet/steady.svg", &SIZES, Some(&Axis::Tenfold(1.0..1e6)), &charts);
 }
 
-/// Renewals with and without the store, minute by minute.
-pub(crate) fn cut(reports: &[Report], processes: usize) {
+/// Renewals without the store, in quarters of a minute.
+fn cut(reports: &[Report]) {
     let minutes = |scenario: &str, name: &'static str| {
         let report =
             reports.iter().find(|it| it.scenario == scenario && it.processes == processes).unwrap();
         // From the earliest renewal on.
         let seconds = report.requests.seconds();
-        let first = seconds.iter().position(|count| *count > 0).unwrap();
-        let minutes = seconds[first..].chunks(15).map(|counts| {
+        let first = seconds.iter().position(|count| *count > 0)?;
+        let quarters = seconds[first..].chunks(15).map(|counts| {
             let sum: u32 = counts.iter().sum();
             f64::from(sum) / counts.len() as f64
         });
         let times = (0..).map(|at| f64::from(at) / 4.0);
-        Curve::new(name, times.zip(minutes).take_while(|(at, _)| *at < 18.0).collect())
+        Some(Curve::new(name, times.zip(quarters).take_while(|(at, _)| *at < 18.0).collect()))
     };
-    let curves = [
+    let curves: Vec<_> = [
         minutes("store down, renewal", "the store is down"),
         minutes("half cut off, renewal", "half of them do not reach it"),
-    ];
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if curves.is_empty() {
+        return;
+    }
     let charts = [Chart {
         title: "Renewal of 100,000 processes without the store",
         x: "minutes after the first renewal",
