@@ -84,8 +84,8 @@ fn steady(reports: &[Report]) {
 /// Renewals without the store, in quarters of a minute.
 fn cut(reports: &[Report]) {
     let minutes = |scenario: &str, name: &'static str| {
-        let report =
-            reports.iter().find(|it| it.scenario == scenario && it.processes == processes).unwrap();
+        let is_it = |it: &&Report| it.scenario == scenario && it.processes == CUT;
+        let report = reports.iter().find(is_it)?;
         // From the earliest renewal on.
         let seconds = report.requests.seconds();
         let first = seconds.iter().position(|count| *count > 0)?;
