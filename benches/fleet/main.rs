@@ -5,8 +5,10 @@
 //! cargo bench --bench fleet --features store -- charts      # the same, and the pictures
 //! cargo bench --bench fleet --features store -- bursts      # one table and its picture alone
 //! cargo bench --bench fleet --features store -- quick       # up to 1,000 processes, with checks
-//! cargo bench --bench fleet --features store -- only "three days" 10000
+//! cargo bench --bench fleet --features store -- only "three days" 10000 5000
 //! ```
+//!
+//! The last one plays what has these words in its name, with a store of 5,000 calls a second.
 //!
 //! Each process is a real `TokenSource`. What is not real is IMS, the store's server, the network and
 //! the clock.
@@ -51,20 +53,22 @@ fn main() -> ExitCode {
     println!("seed {SEED}");
     match words[..] {
         [] => {
-            table(&SIZES, |_| true, |_| ());
+            table(&SIZES, CAPACITY, |_| true, |_| ());
             bursts();
         }
         ["charts"] => {
-            table(&SIZES, |_| true, pictures::by_size);
+            table(&SIZES, CAPACITY, |_| true, pictures::by_size);
             pictures::storm(&bursts());
         }
         ["bursts"] => pictures::storm(&bursts()),
         ["quick"] => {
             checks::the_store_is_one();
-            checks::check(&table(&SIZES[..3], |_| true, |_| ()));
+            checks::check(&table(&SIZES[..3], CAPACITY, |_| true, |_| ()));
         }
-        ["only", name, size] => {
-            table(&[size.parse().unwrap()], |scenario| scenario.name.contains(name), |_| ());
+        ["only", name, size, ref capacity @ ..] => {
+            let capacity = capacity.first().map_or(CAPACITY, |it| it.parse().unwrap());
+            let wanted = |scenario: &Scenario| scenario.name.contains(name);
+            table(&[size.parse().unwrap()], capacity, wanted, |_| ());
         }
         _ => {
             eprintln!("nothing, `charts`, `bursts`, `quick` or `only`: what is {words:?}?");
@@ -92,6 +96,7 @@ fn play(scenario: &Scenario, processes: usize, capacity: u32) -> Vec<Report> {
 /// Plays what is wanted, the largest fleets last; `show` sees all reports after each size.
 fn table(
     sizes: &[usize],
+    capacity: u32,
     wanted: impl Fn(&Scenario) -> bool,
     show: impl Fn(&[Report]),
 ) -> Vec<Report> {
@@ -102,7 +107,7 @@ fn table(
         let wanted = |scenario: &&Scenario| wanted(scenario) && processes <= scenario.most;
         for scenario in SCENARIOS.iter().filter(wanted) {
             let start = Instant::now();
-            let reports = play(scenario, processes, CAPACITY);
+            let reports = play(scenario, processes, capacity);
             reports.iter().for_each(Report::row);
             eprintln!("{}: {processes} in {:.1?}", scenario.name, start.elapsed());
             all.extend(reports);

@@ -31,7 +31,7 @@ fn capacity() -> Curve {
 /// What is known so far of fleets of all sizes.
 pub(crate) fn by_size(reports: &[Report]) {
     cold(reports);
-    steady(reports);
+    renewal(reports);
     cut(reports);
 }
 
@@ -63,22 +63,20 @@ fn cold(reports: &[Report]) {
             curves: &calls,
         },
     ];
-    draw("fleet/cold.svg", &SIZES, Some(&Axis::Tenfold(1.0..1e7)), &charts);
+    draw("fleet/cold.svg", &SIZES, Some(&Axis::Tenfold(1.0..1e8)), &charts);
 }
 
-/// Days with a token in hand: what they ask of the store.
-fn steady(reports: &[Report]) {
+/// Renewals: what they ask of the store.
+fn renewal(reports: &[Report]) {
     let peak = |scenario, name| curve(reports, scenario, name, |it| it.load.calls.peak().into());
     let curves = [
-        peak("three days", "three days"),
-        peak("restarts, each process lives an hour", "restarts, once an hour"),
-        peak("deploy: all replaced within 15 min", "deploy in 15 min"),
-        peak("token revoked, all hear of it within 60 s", "revoked, within 60 s"),
+        peak("three days", "announced: taken within 10 s"),
+        peak("three days, silent store", "not announced: taken when due"),
         capacity(),
     ];
     let (x, y) = ("processes", "calls in the busiest second");
-    let charts = [Chart { title: "Load on the store", x, y, curves: &curves }];
-    draw("fleet/steady.svg", &SIZES, Some(&Axis::Tenfold(1.0..1e6)), &charts);
+    let charts = [Chart { title: "Renewal: the store", x, y, curves: &curves }];
+    draw("fleet/renewal.svg", &SIZES, Some(&Axis::Tenfold(1.0..1e7)), &charts);
 }
 
 /// Renewals without the store, in quarters of a minute.
