@@ -27,6 +27,8 @@ pub(crate) struct World {
     start: Instant,
     pub(crate) requests: Mutex<Requests>,
     pub(crate) server: Server,
+    /// How many calls a second it does.
+    pub(crate) capacity: u32,
     /// Whether the store says that something has changed.
     pub(crate) announces: bool,
     network: AtomicU8,
@@ -53,11 +55,12 @@ pub(crate) enum Way {
 }
 
 impl World {
-    pub(crate) fn new(calls_a_second: u32, announces: bool) -> Arc<Self> {
+    pub(crate) fn new(capacity: u32, announces: bool) -> Arc<Self> {
         Arc::new(Self {
             start: Instant::now(),
             requests: Requests::new(),
-            server: Server::new(calls_a_second),
+            server: Server::new(capacity),
+            capacity,
             announces,
             network: AtomicU8::new(Network::Whole as u8),
             revoked: AtomicU64::new(0),
