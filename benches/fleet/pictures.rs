@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// The size of the fleet whose renewals are drawn.
-const CUT: usize = 100_000;
+const CUT: usize = 10_000;
 const SIZES: Axis = Axis::Tenfold(10.0..1e6);
 
 /// One curve: a scenario by its size.
@@ -70,7 +70,7 @@ fn cold(reports: &[Report]) {
 fn renewal(reports: &[Report]) {
     let peak = |scenario, name| curve(reports, scenario, name, |it| it.load.calls.peak().into());
     let curves = [
-        peak("three days", "announced: taken within 10 s"),
+        peak("one renewal", "announced: taken within 10 s"),
         peak("three days, silent store", "not announced: taken when due"),
         capacity(),
     ];
@@ -105,7 +105,7 @@ fn cut(reports: &[Report]) {
         return;
     }
     let charts = [Chart {
-        title: "Renewal of 100,000 processes without the store",
+        title: "Renewal of 10,000 processes without the store",
         x: "minutes after the first renewal",
         y: "token requests a second",
         curves: &curves,

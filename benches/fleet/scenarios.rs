@@ -32,7 +32,7 @@ enum Run {
     ColdStart(Duration),
     /// A cold start that may be too much for the store, and the next renewal.
     Burst,
-    ThreeDays,
+    Renewals(u32),
     Restarts,
     Deploy,
     /// The store is not reached by some for three hours, in which tokens are renewed.
@@ -50,10 +50,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("all start within 1 s", ALL, Run::Burst),
     Scenario::new("all start within 60 s", ALL, Run::ColdStart(MINUTE)),
     Scenario::new("all start within 10 min", ALL, Run::ColdStart(TEN_MINUTES)),
-    Scenario::new("three days", ALL, Run::ThreeDays),
-    Scenario::new("three days, silent store", SOME, Run::ThreeDays).silent(),
+    Scenario::new("one renewal", ALL, Run::Renewals(1)),
+    Scenario::new("three days", SOME, Run::Renewals(3)),
+    Scenario::new("three days, silent store", SOME, Run::Renewals(3)).silent(),
     Scenario::new("restarts, each process lives an hour", SOME, Run::Restarts),
-    Scenario::new("deploy: all replaced within 15 min", ALL, Run::Deploy),
+    Scenario::new("deploy: all replaced within 15 min", SOME, Run::Deploy),
     Scenario::new("half cut off, renewal", SOME, Run::CutRenewal(Network::Half)),
     Scenario::new("half cut off, all start within 60 s", SOME, Run::CutStart(Network::Half)),
     Scenario::new("store down, renewal", SOME, Run::CutRenewal(Network::Down)),
@@ -97,9 +98,9 @@ impl Scenario {
                 }
                 vec![start, next_renewal(fleet).await]
             }
-            Run::ThreeDays => {
+            Run::Renewals(times) => {
                 warm(fleet, processes).await;
-                for _ in 0..3 {
+                for _ in 0..times {
                     fleet.renew().await;
                 }
                 vec![fleet.report(self.name)]
