@@ -21,7 +21,7 @@ mod waiters;
 
 use std::env;
 
-use charts::{Chart, Curve};
+use charts::{Axis, Chart, Curve};
 
 fn main() {
     if env::args().any(|word| word == "charts") {
@@ -52,5 +52,5 @@ fn waiters_chart() {
         Chart { title: "Until all are awake", x, y: "milliseconds", curves: &awake },
         Chart { title: "Heap of a waiter", x, y: "bytes", curves: &heap },
     ];
-    charts::draw("waiters.svg", 10.0..100_000.0, &charts);
+    charts::draw("performance/waiters.svg", &Axis::Tenfold(10.0..100_000.0), None, &charts);
 }

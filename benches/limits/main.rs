@@ -63,5 +63,5 @@ fn threads_chart() {
         y: "nanoseconds per call",
         curves: &curves,
     };
-    charts::draw("threads.svg", 1.0..8.0, &[chart]);
+    charts::draw("performance/threads.svg", &charts::Axis::Twofold(1.0..8.0), None, &[chart]);
 }
