@@ -26,7 +26,7 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(60);
 
 /// So long after a token was saved all have looked at it who heard of it.
-const ANNOUNCED: Duration = Duration::from_secs(15);
+const ANNOUNCED: Duration = Duration::from_secs(35);
 
 pub(crate) struct Fleet {
     pub(crate) world: Arc<World>,

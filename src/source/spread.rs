@@ -6,7 +6,10 @@
 use std::{
     cell::Cell,
     num::NonZero,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -18,7 +21,9 @@ const MOST_COPIES: usize = 8;
 
 /// As many copies of `token` as there are threads at work, up to a bound.
 pub(super) fn copies(token: &AccessToken) -> Copies {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    // Asked once: on Linux the answer is read from files.
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    let threads = *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get));
     // Twice as many, so that threads that come and go seldom meet at one.
     let copies = (2 * threads).next_power_of_two().min(MOST_COPIES);
     (0..copies).map(|_| token.copied()).collect()
