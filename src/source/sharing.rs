@@ -53,8 +53,8 @@ impl<F> TokenSourceBuilder<F> {
     }
 
     /// Sets how long the store may hold up one flight in all, when it is slow or down. Default: a
-    /// quarter of a second. (While another process asks for a token its lease is waited for
-    /// besides.)
+    /// quarter of a second. (While another process asks for a token its lease is waited for besides;
+    /// after each look at it the store has this time anew.)
     pub fn store_timeout(mut self, limit: Duration) -> Self {
         self.sharing.timeout = limit;
         self

@@ -18,6 +18,9 @@ use crate::{
     token::AccessToken,
 };
 
+/// After a shorter pause it is not looked for what IMS told others.
+const SHORT_PAUSE: Duration = Duration::from_millis(100);
+
 /// One flight's dealings with the store.
 pub(super) struct Visit {
     /// What is left of the time that the store may cost.
@@ -90,23 +93,27 @@ impl Visit {
         let lease = loop {
             match self.lease(shared, common, &name).await? {
                 Some(lease) => break lease,
-                // What the wait costs is not the fault of the store.
                 None => {
-                    let (pauses, left) = waiting.get_or_insert_with(|| {
+                    let pauses = waiting.get_or_insert_with(|| {
                         debug!("another process asks for an access token; waiting for it");
-                        (Pauses::new(common.patience()), self.left)
+                        Pauses::new(common.patience())
                     });
                     if pauses.are_over() {
                         warn!("no token came from the process that has the lease; going on alone");
                         self.alone = true;
                         return None;
                     }
-                    wait(common, &name, pauses.next()).await;
-                    self.left = *left;
+                    let pause = pauses.next();
+                    wait(common, &name, pause).await;
+                    // What the wait costs is not the fault of the store, which has answered till now.
+                    self.left = common.timeout;
                     if let Some((token, version)) = self.look(shared, &name, turn).await {
                         return Some(take(shared, common, token, version));
                     }
-                    turn.told = self.notice(shared, common, &name).await;
+                    // IMS is not as quick as that: no need to keep the store busy.
+                    if pause > SHORT_PAUSE {
+                        turn.told = self.notice(shared, common, &name).await;
+                    }
                     if turn.told.is_some() {
                         return None;
                     }

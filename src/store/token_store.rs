@@ -37,8 +37,8 @@ use crate::error::StoreError;
 /// # What need not hold
 ///
 /// A store may lose everything at any time, and may fail. The source gives all calls for one token
-/// [a quarter of a second](crate::TokenSourceBuilder::store_timeout) together, then drops the
-/// future, and goes on alone; so does a source whose store panics. A store must not block the
+/// [a quarter of a second](crate::TokenSourceBuilder::store_timeout) together (and again
+/// after each wait for another process), then drops the future, and goes on alone; so does a source whose store panics. A store must not block the
 /// thread: that cannot be ended from outside.
 pub trait TokenStore: Send + Sync + 'static {
     /// The value that was saved last, unless its time is over.
