@@ -70,7 +70,7 @@ fn cold(reports: &[Report]) {
 fn renewal(reports: &[Report]) {
     let peak = |scenario, name| curve(reports, scenario, name, |it| it.load.calls.peak().into());
     let curves = [
-        peak("one renewal", "announced: taken within 10 s"),
+        peak("one renewal", "announced: taken within 30 s"),
         peak("three days, silent store", "not announced: taken when due"),
         capacity(),
     ];
