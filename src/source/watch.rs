@@ -44,7 +44,7 @@ pub(super) async fn watch(source: &Weak<Shared>) {
         };
         if timeout(LONGEST_WAIT, changed(&*store, &name)).await.is_ok() {
             sleep(LEAST_PAUSE + (SPREAD - LEAST_PAUSE).mul_f64(fastrand::f64())).await;
-            look(source, &name).await;
+            look(source).await;
         }
     }
 }
@@ -54,9 +54,12 @@ async fn name(source: &Weak<Shared>) -> Option<String> {
     Visit::new(&shared).name(&shared).await
 }
 
-async fn look(source: &Weak<Shared>, name: &str) {
+async fn look(source: &Weak<Shared>) {
     let Some(shared) = source.upgrade() else { return };
-    if let Some((token, version)) = Visit::new(&shared).find(&shared, name).await {
+    let mut visit = Visit::new(&shared);
+    // Asked for again: the credentials may have changed since, and with them the token.
+    let Some(name) = visit.name(&shared).await else { return };
+    if let Some((token, version)) = visit.find(&shared, &name).await {
         if shared.receive(&token, version) {
             tell(&shared, &token, version);
         }
