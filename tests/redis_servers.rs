@@ -14,7 +14,7 @@ use std::{
 
 use tempfile::TempDir;
 use tower_adobe_auth::{
-    Credentials, Environment, RedisStore, TokenSource,
+    Credentials, Environment, RedisStore, TokenSource, TokenStore,
     mock::{MockIms, check_token_store},
 };
 
@@ -219,6 +219,25 @@ async fn a_user_who_may_not_listen_still_shares() {
     assert_eq!(secret(&one).await, secret(&another).await);
     assert_eq!(ims.token_requests(), 2);
     assert!(one.status().store_error().is_none() && another.status().store_error().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_quotes_what_it_was_asked_does_not_bring_the_password_to_light() {
+    let Some(mut servers) = Servers::new() else { return };
+    let port = servers.start_plain("--requirepass p8e-secret --rename-command HELLO \"\"");
+    let server = format!("redis://:p8e-secret@127.0.0.1:{port}");
+    let stores = [
+        RedisStore::new(&server).unwrap(),
+        RedisStore::sentinels([&server], "redis://:p8e-secret@mymaster").unwrap(),
+        RedisStore::cluster([&server]).unwrap(),
+    ];
+
+    for store in stores {
+        let error = store.load("key").await.unwrap_err();
+
+        let text = format!("{error:?} {}", std::error::Error::source(&error).unwrap());
+        assert!(text.contains("HELLO") && !text.contains("p8e"), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

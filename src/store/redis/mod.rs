@@ -6,7 +6,7 @@ mod servers;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use redis::{FromRedisValue, RedisResult};
+use redis::{FromRedisValue, RedisError, RedisResult};
 
 use self::{connection::Connection, servers::Servers};
 use super::{Lease, Saved, StoredToken, TokenStore};
@@ -151,7 +151,7 @@ impl RedisStore {
             command.arg(self.key(key, kind));
         }
         arguments(&mut command);
-        self.connection.ask(&command).await.map_err(StoreError::new)
+        self.connection.ask(&command).await.map_err(|error| without_arguments(&error))
     }
 }
 
@@ -219,6 +219,15 @@ impl fmt::Debug for RedisStore {
             .field("server", &self.connection.servers().to_string())
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
+    }
+}
+
+/// What went wrong, without what a server repeats of a command that it does not know: of `HELLO`
+/// that is the password.
+fn without_arguments(error: &RedisError) -> StoreError {
+    match error.to_string().split_once(", with args") {
+        Some((reason, _)) => StoreError::new(reason),
+        None => StoreError::new(error.clone()),
     }
 }
 
