@@ -241,6 +241,31 @@ async fn a_server_that_quotes_what_it_was_asked_does_not_bring_the_password_to_l
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_not_listen_keeps_its_connection() {
+    let Some(mut servers) = Servers::new() else { return };
+    let port = servers.start_plain("");
+    let rules = "on >secret resetchannels ~adobe-auth:* +get +set +del +pttl +time +eval";
+    let _: () = command(port, &format!("ACL SETUSER limited {rules}")).unwrap();
+    let store = RedisStore::new(format!("redis://limited:secret@127.0.0.1:{port}")).unwrap();
+    assert!(store.load("key").await.unwrap().is_none());
+    let id = || {
+        let clients: String = command(port, "CLIENT LIST").unwrap();
+        let mut ours = clients.lines().filter(|line| line.contains("user=limited"));
+        let id = ours.next().and_then(|line| line.split(' ').next()).map(str::to_owned);
+        (id, ours.count())
+    };
+    let before = id();
+
+    let heard = tokio::time::timeout(Duration::from_secs(5), store.changed("key")).await;
+
+    assert!(heard.is_err());
+    assert_eq!(id(), before);
+    let commands: String = command(port, "INFO commandstats").unwrap();
+    let asked = commands.lines().find(|line| line.starts_with("cmdstat_subscribe:")).unwrap();
+    assert!(asked.contains("rejected_calls=1,"), "{asked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_is_one_store() {
     let Some(mut servers) = Servers::new() else { return };
     let ports: Vec<_> = (0..3)
