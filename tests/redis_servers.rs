@@ -265,6 +265,34 @@ async fn a_user_who_may_not_listen_keeps_its_connection() {
     assert!(asked.contains("rejected_calls=1,"), "{asked}");
 }
 
+#[test]
+fn each_runtime_has_a_connection_however_many_there_are() {
+    let Some(mut servers) = Servers::new() else { return };
+    let port = servers.start_plain("");
+    let store = RedisStore::new(url(port)).unwrap();
+    let runtimes: Vec<_> = (0..40)
+        .map(|_| {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap();
+            let store = store.clone();
+            runtime.spawn(async move { store.changed("key").await });
+            runtime
+        })
+        .collect();
+    let listening = || {
+        let clients: String = command(port, "CLIENT LIST TYPE pubsub").unwrap();
+        clients.lines().count()
+    };
+
+    until("a connection for each", || listening() == 40);
+    drop(runtimes);
+
+    until("no connection", || listening() == 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_is_one_store() {
     let Some(mut servers) = Servers::new() else { return };

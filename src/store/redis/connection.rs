@@ -8,7 +8,7 @@ use std::{
     future::pending,
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -32,9 +32,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 const NOT_ALLOWED: ErrorKind = ErrorKind::Server(ServerErrorKind::NoPerm);
 
-/// The most runtimes that have a connection of their own at one time.
-const MOST_RUNTIMES: usize = 32;
-
 pub(super) struct Connection {
     servers: Servers,
     opened: Mutex<Opened>,
@@ -42,7 +39,7 @@ pub(super) struct Connection {
 
 #[derive(Default)]
 struct Opened {
-    /// One for each runtime, the newest last.
+    /// One for each runtime.
     open: Vec<Open>,
     /// How many there have been.
     count: u64,
@@ -53,6 +50,8 @@ struct Open {
     link: Link,
     number: u64,
     runtime: Id,
+    /// There as long as what drives the link is, which ends with the runtime.
+    driver: Weak<()>,
     heard: Heard,
 }
 
@@ -151,22 +150,25 @@ impl Connection {
 
     async fn connect(&self) -> Result<Open, RedisError> {
         let heard = Heard { announcements: broadcast::channel(64).0, subscribed: Arc::default() };
-        let listener = heard.clone();
+        let listener = (heard.clone(), Arc::new(()));
+        let driver = Arc::downgrade(&listener.1);
         let link = self.servers.connect(move |push| {
+            let (listener, _driven) = &listener;
             listener.hear(push);
             Ok(())
         });
         let (link, runtime) = (link.await?, Handle::current().id());
         let mut opened = self.lock();
         opened.count += 1;
-        let open = Open { link, number: opened.count, runtime, heard };
-        let (replaced, mut kept): (Vec<_>, Vec<_>) =
-            opened.open.drain(..).partition(|other| other.runtime == runtime);
-        kept.push(open.clone());
-        let oldest = (kept.len() > MOST_RUNTIMES).then(|| kept.remove(0));
+        let open = Open { link, number: opened.count, runtime, driver, heard };
+        let (kept, ended): (Vec<_>, Vec<_>) = opened
+            .open
+            .drain(..)
+            .partition(|other| other.runtime != runtime && other.driver.strong_count() > 0);
         opened.open = kept;
+        opened.open.push(open.clone());
         drop(opened);
-        drop((replaced, oldest));
+        drop(ended);
         Ok(open)
     }
 
