@@ -34,6 +34,8 @@ use crate::error::{ConfigError, StoreError};
 /// The commands `GET`, `SET`, `DEL`, `PTTL`, `TIME` and `EVAL` on these keys. Without `SUBSCRIBE` and
 /// `PUBLISH` on the channel (in Redis 7, a user needs `&adobe-auth:changed`) the others hear of a new
 /// token only when they look for one. An eviction costs one token request.
+/// Beside that: `SELECT` if the URL names a database, `CLUSTER` in a cluster, and with sentinels
+/// `ROLE` at the master and `SENTINEL` at them.
 ///
 /// # TLS
 ///
