@@ -15,8 +15,9 @@ use http_body_util::Full;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_adobe_auth::{
-    AdobeAuthLayer, BoxError, Credentials, ErrorKind, ImsClientBuilder, Lease, MemoryStore, Saved,
-    StoreError, StoreKey, StoredToken, TokenError, TokenSource, TokenSourceBuilder, TokenStore,
+    AdobeAuthLayer, BoxError, Credentials, ErrorKind, ImsClientBuilder, Lease, MemoryStore,
+    ProvideCredentials, Saved, StoreError, StoreKey, StoredToken, TokenError, TokenSource,
+    TokenSourceBuilder, TokenStore,
 };
 
 /// A status and its `Retry-After`.
@@ -64,11 +65,18 @@ impl Ims {
     }
 
     fn builder(&self, store: impl TokenStore) -> TokenSourceBuilder<ImsClientBuilder> {
+        let credentials = Credentials::new("client-id", "client-secret");
+        self.asked_by(TokenSource::builder(credentials), store)
+    }
+
+    fn asked_by(
+        &self,
+        builder: TokenSourceBuilder<ImsClientBuilder>,
+        store: impl TokenStore,
+    ) -> TokenSourceBuilder<ImsClientBuilder> {
         let ims = self.clone();
         let ims = service_fn(move |_: Request<Full<Bytes>>| ims.clone().answer());
-        TokenSource::builder(Credentials::new("client-id", "client-secret"))
-            .map_ims(|client| client.transport(ims))
-            .store(store)
+        builder.map_ims(|client| client.transport(ims)).store(store)
     }
 
     /// A source as another process would have it.
@@ -313,4 +321,33 @@ async fn a_token_that_is_revoked_a_minute_after_a_storm_is_replaced() {
     call(&fleet[2]).await;
 
     assert!(ims.asked() > before);
+}
+
+/// Credentials that become others.
+#[derive(Clone)]
+struct Moving(Arc<Mutex<&'static str>>);
+
+impl ProvideCredentials for Moving {
+    async fn credentials(&self) -> Result<Credentials, BoxError> {
+        Ok(Credentials::new(*self.0.lock().unwrap(), "client-secret"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_other_credentials_by_now_takes_no_token_of_the_old_ones() {
+    let (ims, store) = (Ims::default(), MemoryStore::default());
+    let id = Arc::new(Mutex::new("client-id"));
+    let moves = TokenSource::builder_from_provider(Moving(Arc::clone(&id)));
+    let moves = ims.asked_by(moves, store.clone()).build().unwrap();
+    let stays = ims.process(store);
+    assert_eq!((secret(&moves).await, secret(&stays).await), ("token-1".into(), "token-1".into()));
+    *id.lock().unwrap() = "other-client-id";
+    moves.refresh().await.unwrap();
+
+    // Twice, so that its version is the higher one.
+    stays.refresh().await.unwrap();
+    stays.refresh().await.unwrap();
+    sleep(Duration::from_secs(31)).await;
+
+    assert_eq!((secret(&moves).await, secret(&stays).await), ("token-2".into(), "token-4".into()));
 }

@@ -14,7 +14,7 @@ use std::{
 
 use tempfile::TempDir;
 use tower_adobe_auth::{
-    Credentials, Environment, RedisStore, TokenSource,
+    Credentials, Environment, RedisStore, TokenSource, TokenStore,
     mock::{MockIms, check_token_store},
 };
 
@@ -219,6 +219,78 @@ async fn a_user_who_may_not_listen_still_shares() {
     assert_eq!(secret(&one).await, secret(&another).await);
     assert_eq!(ims.token_requests(), 2);
     assert!(one.status().store_error().is_none() && another.status().store_error().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_quotes_what_it_was_asked_does_not_bring_the_password_to_light() {
+    let Some(mut servers) = Servers::new() else { return };
+    let port = servers.start_plain("--requirepass p8e-secret --rename-command HELLO \"\"");
+    let server = format!("redis://:p8e-secret@127.0.0.1:{port}");
+    let stores = [
+        RedisStore::new(&server).unwrap(),
+        RedisStore::sentinels([&server], "redis://:p8e-secret@mymaster").unwrap(),
+        RedisStore::cluster([&server]).unwrap(),
+    ];
+
+    for store in stores {
+        let error = store.load("key").await.unwrap_err();
+
+        let text = format!("{error:?} {}", std::error::Error::source(&error).unwrap());
+        assert!(text.contains("HELLO") && !text.contains("p8e"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_may_not_listen_keeps_its_connection() {
+    let Some(mut servers) = Servers::new() else { return };
+    let port = servers.start_plain("");
+    let rules = "on >secret resetchannels ~adobe-auth:* +get +set +del +pttl +time +eval";
+    let _: () = command(port, &format!("ACL SETUSER limited {rules}")).unwrap();
+    let store = RedisStore::new(format!("redis://limited:secret@127.0.0.1:{port}")).unwrap();
+    assert!(store.load("key").await.unwrap().is_none());
+    let id = || {
+        let clients: String = command(port, "CLIENT LIST").unwrap();
+        let mut ours = clients.lines().filter(|line| line.contains("user=limited"));
+        let id = ours.next().and_then(|line| line.split(' ').next()).map(str::to_owned);
+        (id, ours.count())
+    };
+    let before = id();
+
+    let heard = tokio::time::timeout(Duration::from_secs(5), store.changed("key")).await;
+
+    assert!(heard.is_err());
+    assert_eq!(id(), before);
+    let commands: String = command(port, "INFO commandstats").unwrap();
+    let asked = commands.lines().find(|line| line.starts_with("cmdstat_subscribe:")).unwrap();
+    assert!(asked.contains("rejected_calls=1,"), "{asked}");
+}
+
+#[test]
+fn each_runtime_has_a_connection_however_many_there_are() {
+    let Some(mut servers) = Servers::new() else { return };
+    let port = servers.start_plain("");
+    let store = RedisStore::new(url(port)).unwrap();
+    let runtimes: Vec<_> = (0..40)
+        .map(|_| {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap();
+            let store = store.clone();
+            runtime.spawn(async move { store.changed("key").await });
+            runtime
+        })
+        .collect();
+    let listening = || {
+        let clients: String = command(port, "CLIENT LIST TYPE pubsub").unwrap();
+        clients.lines().count()
+    };
+
+    until("a connection for each", || listening() == 40);
+    drop(runtimes);
+
+    until("no connection", || listening() == 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -133,11 +133,15 @@ struct Noisy {
     looks: Arc<AtomicUsize>,
     nonsense: bool,
     full: bool,
+    broken: Arc<AtomicBool>,
 }
 
 impl TokenStore for Noisy {
     async fn load(&self, key: &str) -> Result<Option<StoredToken>, StoreError> {
         self.looks.fetch_add(1, Ordering::SeqCst);
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(StoreError::new("it is down"));
+        }
         let loaded = self.inner.load(key).await?;
         // Each time a newer version of nothing.
         let version = 1 << 50 | self.looks.load(Ordering::SeqCst) as u64;
@@ -194,6 +198,26 @@ async fn a_store_that_only_answers_is_not_said_to_work_again() {
 
     assert!(store.looks.load(Ordering::SeqCst) > 100);
     assert!(tokens.status().store_error().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_is_looked_at_ever_more_rarely() {
+    let (asked, store) = (Asked::default(), Noisy::default());
+    let tokens = process(&asked, store.clone());
+    tokens.token().await.unwrap();
+    store.broken.store(true, Ordering::SeqCst);
+    let before = store.looks.load(Ordering::SeqCst);
+
+    sleep(12 * HOUR).await;
+
+    let looks = store.looks.load(Ordering::SeqCst) - before;
+    assert!((10..60).contains(&looks), "{looks} looks in twelve hours");
+    store.broken.store(false, Ordering::SeqCst);
+    let other = process(&asked, store.inner.clone());
+    other.refresh().await.unwrap();
+    other.refresh().await.unwrap();
+    sleep(2 * HOUR).await;
+    assert_eq!(in_hand(&tokens), in_hand(&other));
 }
 
 #[tokio::test(start_paused = true)]

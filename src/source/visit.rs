@@ -26,7 +26,7 @@ pub(super) struct Visit {
     /// What is left of the time that the store may cost.
     left: Duration,
     /// It failed, or the flight has waited long enough: the rest is done without it.
-    alone: bool,
+    pub(super) alone: bool,
     /// It was said that the value in the store is no good.
     warned: bool,
     /// The token that the flight brings is another process's.

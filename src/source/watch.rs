@@ -31,12 +31,17 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 /// The pause after it could not be told what to listen for.
 const PAUSE: Duration = Duration::from_secs(60);
 
+/// The pause after the store failed; it doubles with each further failure. A look that fails ends a
+/// connection that other sources listen over, who would look then, and fail, and so on for ever.
+const FIRST_PAUSE: Duration = Duration::from_secs(15);
+
 /// Takes the tokens that others saved. Does not end; it is dropped with the keeper.
 pub(super) async fn watch(source: &Weak<Shared>) {
     let store =
         source.upgrade().and_then(|shared| shared.common().map(|common| Arc::clone(&common.store)));
     // The source is not kept alive while this waits; the store is no part of it.
     let Some(store) = store else { pending().await };
+    let mut pause = FIRST_PAUSE;
     loop {
         let Some(name) = name(source).await else {
             sleep(PAUSE).await;
@@ -44,7 +49,12 @@ pub(super) async fn watch(source: &Weak<Shared>) {
         };
         if timeout(LONGEST_WAIT, changed(&*store, &name)).await.is_ok() {
             sleep(LEAST_PAUSE + (SPREAD - LEAST_PAUSE).mul_f64(fastrand::f64())).await;
-            look(source, &name).await;
+            if look(source).await {
+                pause = FIRST_PAUSE;
+            } else {
+                sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+                pause = (pause * 2).min(LONGEST_WAIT);
+            }
         }
     }
 }
@@ -54,13 +64,18 @@ async fn name(source: &Weak<Shared>) -> Option<String> {
     Visit::new(&shared).name(&shared).await
 }
 
-async fn look(source: &Weak<Shared>, name: &str) {
-    let Some(shared) = source.upgrade() else { return };
-    if let Some((token, version)) = Visit::new(&shared).find(&shared, name).await {
+/// Takes what the store has. Returns whether the store answered.
+async fn look(source: &Weak<Shared>) -> bool {
+    let Some(shared) = source.upgrade() else { return false };
+    let mut visit = Visit::new(&shared);
+    // Asked for again: the credentials may have changed since, and with them the token.
+    let Some(name) = visit.name(&shared).await else { return false };
+    if let Some((token, version)) = visit.find(&shared, &name).await {
         if shared.receive(&token, version) {
             tell(&shared, &token, version);
         }
     }
+    !visit.alone
 }
 
 impl Shared {

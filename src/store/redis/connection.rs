@@ -5,8 +5,10 @@
 //! and its own pauses.
 
 use std::{
+    future::pending,
+    io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -24,11 +26,11 @@ use super::servers::{Link, Servers};
 /// How long who only wants to hear of changes waits for the server.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// The longest pause before it tries again.
+/// The shortest and the longest pause before it tries again.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The most runtimes that have a connection of their own at one time.
-const MOST_RUNTIMES: usize = 32;
+const NOT_ALLOWED: ErrorKind = ErrorKind::Server(ServerErrorKind::NoPerm);
 
 pub(super) struct Connection {
     servers: Servers,
@@ -37,7 +39,7 @@ pub(super) struct Connection {
 
 #[derive(Default)]
 struct Opened {
-    /// One for each runtime, the newest last.
+    /// One for each runtime.
     open: Vec<Open>,
     /// How many there have been.
     count: u64,
@@ -48,6 +50,8 @@ struct Open {
     link: Link,
     number: u64,
     runtime: Id,
+    /// There as long as what drives the link is, which ends with the runtime.
+    driver: Weak<()>,
     heard: Heard,
 }
 
@@ -106,11 +110,15 @@ impl Connection {
 
     /// Ends when `message` came over `channel`, or may have been missed.
     pub(super) async fn heard(&self, channel: &str, message: &[u8]) {
-        let mut pause = Duration::from_secs(1);
+        let mut pause = FIRST_PAUSE;
         let mut announcements = loop {
-            match timeout(LONGEST_WAIT, self.listen(channel)).await {
-                Ok(Ok(announcements)) => break announcements,
-                _ => sleep(pause.mul_f64(0.5 + fastrand::f64())).await,
+            match self.listen(channel).await {
+                // What was said before is not heard.
+                Ok(_) if pause > FIRST_PAUSE => return,
+                Ok(announcements) => break announcements,
+                // It may not listen; nor may it a moment later.
+                Err(error) if error.kind() == NOT_ALLOWED => pending().await,
+                Err(_) => sleep(pause.mul_f64(0.5 + fastrand::f64())).await,
             }
             pause = pause.mul_f64(2.0).min(LONGEST_PAUSE);
         };
@@ -125,13 +133,16 @@ impl Connection {
     async fn listen(&self, channel: &str) -> Result<broadcast::Receiver<Announcement>, RedisError> {
         let mut open = match self.current() {
             Some(open) => open,
-            None => self.connect().await?,
+            None => in_time(self.connect()).await?,
         };
         let announcements = open.heard.announcements.subscribe();
         if !open.heard.subscribed.load(Ordering::Acquire) {
-            let doubt = Doubt { connection: self, number: open.number };
-            open.link.subscribe(channel).await?;
-            std::mem::forget(doubt);
+            // Whoever waits no longer says nothing about the connection: a flight waits for a moment.
+            let subscribed = in_time(open.link.subscribe(channel)).await;
+            if subscribed.as_ref().is_err_and(is_of_the_connection) {
+                self.leave(open.number);
+            }
+            subscribed?;
             open.heard.subscribed.store(true, Ordering::Release);
         }
         Ok(announcements)
@@ -139,22 +150,25 @@ impl Connection {
 
     async fn connect(&self) -> Result<Open, RedisError> {
         let heard = Heard { announcements: broadcast::channel(64).0, subscribed: Arc::default() };
-        let listener = heard.clone();
+        let listener = (heard.clone(), Arc::new(()));
+        let driver = Arc::downgrade(&listener.1);
         let link = self.servers.connect(move |push| {
+            let (listener, _driven) = &listener;
             listener.hear(push);
             Ok(())
         });
         let (link, runtime) = (link.await?, Handle::current().id());
         let mut opened = self.lock();
         opened.count += 1;
-        let open = Open { link, number: opened.count, runtime, heard };
-        let (replaced, mut kept): (Vec<_>, Vec<_>) =
-            opened.open.drain(..).partition(|other| other.runtime == runtime);
-        kept.push(open.clone());
-        let oldest = (kept.len() > MOST_RUNTIMES).then(|| kept.remove(0));
+        let open = Open { link, number: opened.count, runtime, driver, heard };
+        let (kept, ended): (Vec<_>, Vec<_>) = opened
+            .open
+            .drain(..)
+            .partition(|other| other.runtime != runtime && other.driver.strong_count() > 0);
         opened.open = kept;
+        opened.open.push(open.clone());
         drop(opened);
-        drop((replaced, oldest));
+        drop(ended);
         Ok(open)
     }
 
@@ -194,6 +208,11 @@ impl Heard {
         // Nobody may be listening.
         let _ = self.announcements.send(announcement);
     }
+}
+
+async fn in_time<T>(asked: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
+    let answer = timeout(LONGEST_WAIT, asked).await;
+    answer.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
 /// Whether another connection may do better.

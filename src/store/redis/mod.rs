@@ -6,7 +6,7 @@ mod servers;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use redis::{FromRedisValue, RedisResult};
+use redis::{FromRedisValue, RedisError, RedisResult};
 
 use self::{connection::Connection, servers::Servers};
 use super::{Lease, Saved, StoredToken, TokenStore};
@@ -34,6 +34,8 @@ use crate::error::{ConfigError, StoreError};
 /// The commands `GET`, `SET`, `DEL`, `PTTL`, `TIME` and `EVAL` on these keys. Without `SUBSCRIBE` and
 /// `PUBLISH` on the channel (in Redis 7, a user needs `&adobe-auth:changed`) the others hear of a new
 /// token only when they look for one. An eviction costs one token request.
+/// Beside that: `SELECT` if the URL names a database, `CLUSTER` in a cluster, and with sentinels
+/// `ROLE` at the master and `SENTINEL` at them.
 ///
 /// # TLS
 ///
@@ -151,7 +153,7 @@ impl RedisStore {
             command.arg(self.key(key, kind));
         }
         arguments(&mut command);
-        self.connection.ask(&command).await.map_err(StoreError::new)
+        self.connection.ask(&command).await.map_err(|error| without_arguments(&error))
     }
 }
 
@@ -219,6 +221,15 @@ impl fmt::Debug for RedisStore {
             .field("server", &self.connection.servers().to_string())
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
+    }
+}
+
+/// What went wrong, without what a server repeats of a command that it does not know: of `HELLO`
+/// that is the password.
+fn without_arguments(error: &RedisError) -> StoreError {
+    match error.to_string().split_once(", with args") {
+        Some((reason, _)) => StoreError::new(reason),
+        None => StoreError::new(error.clone()),
     }
 }
 
