@@ -15,6 +15,18 @@ use tokio::time::Instant;
 /// Far enough for every token, near enough that no clock overflows.
 pub(crate) const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
+/// A duration in milliseconds, as processes and stores tell each other.
+#[cfg(feature = "store")]
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A reading of the wall clock in milliseconds since 1970; 0 before that.
+#[cfg(feature = "store")]
+pub(crate) fn unix_millis(wall: SystemTime) -> u64 {
+    millis(wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
 /// One moment on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {

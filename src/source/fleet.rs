@@ -25,6 +25,7 @@ pub(super) use super::{
 };
 use crate::{
     clock::FAR,
+    clock::unix_millis,
     error::{BoxError, ConfigError, StoreError},
     ims::ImsClient,
     store::{ErasedTokenStore, Keys, name},
@@ -168,9 +169,7 @@ impl Common {
     /// What the next version has to be above: also if the store has lost everything, it is then
     /// above those that others know.
     pub(super) fn above(&self, now: SystemTime) -> u64 {
-        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let millis = u64::try_from(since.as_millis()).unwrap_or_default();
-        self.known().max(millis.min(1 << 48))
+        self.known().max(unix_millis(now).min(1 << 48))
     }
 
     /// Notes that the notice of this version is ours.
@@ -210,7 +209,7 @@ const LEAST_PAUSE: Duration = Duration::from_millis(10);
 /// When to look again while another process has the lease.
 pub(super) struct Pauses {
     next: Duration,
-    pub(super) until: Instant,
+    until: Instant,
 }
 
 impl Pauses {

@@ -63,10 +63,10 @@ pub(super) fn adopt(
     let origin: Weak<dyn Origin> = Arc::downgrade(shared) as _;
     let token = AccessToken::new(response, sent, shared.next_generation(), origin)
         .map_err(|_| "it is no access token")?;
-    let due = shared.settings.schedule.thresholds(sent, lifetime).renew.has_come(now);
+    let thresholds = shared.settings.schedule.thresholds(sent, lifetime);
     Ok(match () {
-        () if is_retired(shared, &token, now) => Look::Nothing,
-        () if due => Look::Due(token),
+        () if thresholds.retire.has_come(now) => Look::Nothing,
+        () if thresholds.renew.has_come(now) => Look::Due(token),
         () => Look::Newer(token, stored.version()),
     })
 }

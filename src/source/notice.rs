@@ -13,6 +13,7 @@ use super::{
     visit::{Owed, Visit},
 };
 use crate::{
+    clock::{millis, unix_millis},
     error::{ErrorKind, ImsFailure, StoreError, TokenError},
     store::{name, open, seal},
 };
@@ -45,7 +46,7 @@ impl Notice {
         if !matches!(error.kind(), ErrorKind::Throttled | ErrorKind::Unavailable) {
             return None;
         }
-        let at = millis(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        let at = unix_millis(now);
         Some(Self {
             at,
             until: at.saturating_add(millis(delay)),
@@ -60,7 +61,7 @@ impl Notice {
     /// The failure for this process, if the notice still holds. `ttl` is what the store counts down,
     /// and `most` is how long IMS is left alone at most.
     fn read(self, now: SystemTime, ttl: Option<Duration>, most: Duration) -> Option<TokenError> {
-        let now = millis(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        let now = unix_millis(now);
         // A store that counts knows better than two clocks.
         let ahead = ttl.map_or(0, |_| millis(CLOCKS_DIFFER));
         let left = self.until.saturating_add(ahead).saturating_sub(now);
@@ -126,8 +127,4 @@ impl Visit {
         };
         let _ = self.call(shared, "save", saved).await;
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

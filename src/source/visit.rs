@@ -49,7 +49,7 @@ pub(super) enum Asked {
 #[derive(Default)]
 pub(super) struct Turn {
     /// Without one what is asked for is not shared.
-    lease: Option<(String, Lease)>,
+    lease: Option<Owed>,
     /// A token of others that is due for renewal and its version: used if there is no new one.
     spare: Option<(AccessToken, u64)>,
     /// How many tokens were refused lately, one after the other.
@@ -86,8 +86,8 @@ impl Visit {
         self.owed = common.take_owed().or(self.owed.take());
         self.release(shared, common).await;
         let name = self.name(shared).await?;
-        if let Some((token, version)) = self.look(shared, &name, turn).await {
-            return Some(take(shared, common, token, version));
+        if let Some(token) = self.take(shared, common, &name, turn).await {
+            return Some(token);
         }
         let mut waiting = None;
         let lease = loop {
@@ -107,8 +107,8 @@ impl Visit {
                     wait(common, &name, pause).await;
                     // What the wait costs is not the fault of the store, which has answered till now.
                     self.left = common.timeout;
-                    if let Some((token, version)) = self.look(shared, &name, turn).await {
-                        return Some(take(shared, common, token, version));
+                    if let Some(token) = self.take(shared, common, &name, turn).await {
+                        return Some(token);
                     }
                     // IMS is not as quick as that: no need to keep the store busy.
                     if pause > SHORT_PAUSE {
@@ -121,13 +121,10 @@ impl Visit {
             }
         };
         // Who had the lease before may have saved a token since we looked, or failed.
-        let token = match self.look(shared, &name, turn).await {
-            Some((token, version)) => Some(take(shared, common, token, version)),
-            None => {
-                turn.told = self.notice(shared, common, &name).await;
-                None
-            }
-        };
+        let token = self.take(shared, common, &name, turn).await;
+        if token.is_none() {
+            turn.told = self.notice(shared, common, &name).await;
+        }
         if token.is_some() || turn.told.is_some() {
             self.release(shared, common).await;
         } else {
@@ -149,16 +146,23 @@ impl Visit {
         name.ok()?.ok()
     }
 
-    /// The token in the store and its version, if it is newer than ours and not due yet.
-    pub(super) async fn find(
+    /// Takes the token in the store in place of ours, if it is newer and not due yet.
+    async fn take(
         &mut self,
         shared: &Arc<Shared>,
+        common: &Common,
         name: &str,
-    ) -> Option<(AccessToken, u64)> {
-        self.look(shared, name, &mut Turn::default()).await
+        turn: &mut Turn,
+    ) -> Option<AccessToken> {
+        let (token, version) = self.look(shared, name, turn).await?;
+        common.knows(version);
+        tell(shared, &token, version);
+        Some(token)
     }
 
-    async fn look(
+    /// The token in the store and its version, if it is newer than ours and not due yet. What else is
+    /// found there is noted in `turn`.
+    pub(super) async fn look(
         &mut self,
         shared: &Arc<Shared>,
         name: &str,
@@ -209,7 +213,7 @@ impl Visit {
     ) -> Option<Option<Lease>> {
         let above = common.above(shared.now().wall);
         let owner = random_name();
-        let owed = owner.iter().map(|owner| (name.to_owned(), Lease::new(owner, 0))).next();
+        let owed = owner.as_ref().ok().map(|owner| (name.to_owned(), Lease::new(owner, 0)));
         self.owed = owed.filter(|_| !self.alone);
         let leased = async || {
             let owner = owner.map_err(StoreError::new)?;
@@ -222,7 +226,7 @@ impl Visit {
             }
         };
         let lease = self.call(shared, "lease", leased).await?;
-        self.owed = lease.iter().map(|lease| (name.to_owned(), lease.clone())).next();
+        self.owed = lease.clone().map(|lease| (name.to_owned(), lease));
         let outcome = if lease.is_some() { "granted" } else { "held" };
         shared.telemetry().stored("lease", outcome);
         Some(lease)
@@ -388,13 +392,6 @@ fn works(common: &Common) {
 
 fn too_slow(common: &Common) -> StoreError {
     StoreError::new(format!("it cost more than {:?} in all", common.timeout))
-}
-
-/// Takes the token of another process in place of ours.
-fn take(shared: &Shared, common: &Common, token: AccessToken, version: u64) -> AccessToken {
-    common.knows(version);
-    tell(shared, &token, version);
-    token
 }
 
 /// Says that the token of another process was taken.

@@ -15,7 +15,7 @@ use super::{
     fleet::changed,
     shared::Shared,
     spread,
-    visit::{Visit, tell},
+    visit::{Turn, Visit, tell},
 };
 use crate::token::AccessToken;
 
@@ -70,7 +70,7 @@ async fn look(source: &Weak<Shared>) -> bool {
     let mut visit = Visit::new(&shared);
     // Asked for again: the credentials may have changed since, and with them the token.
     let Some(name) = visit.name(&shared).await else { return false };
-    if let Some((token, version)) = visit.find(&shared, &name).await {
+    if let Some((token, version)) = visit.look(&shared, &name, &mut Turn::default()).await {
         if shared.receive(&token, version) {
             tell(&shared, &token, version);
         }

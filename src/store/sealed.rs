@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use super::{Keys, StoredToken};
-use crate::error::BoxError;
+use crate::{
+    clock::{millis, unix_millis},
+    error::BoxError,
+};
 
 /// Versions are milliseconds since 1970 or a little more: whatever is far beyond is none of ours.
 const HIGHEST_VERSION: u64 = 1 << 52;
@@ -45,7 +48,7 @@ impl Payload {
         client_id: Option<String>,
         org_id: Option<String>,
     ) -> Self {
-        let sent_at = millis(sent_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        let sent_at = unix_millis(sent_at);
         Self {
             access_token: Zeroizing::new(access_token.to_owned()),
             sent_at,
@@ -63,14 +66,10 @@ impl Payload {
 
     /// How long it lives on from `now`, by a wall clock that may be `ahead` by this much.
     pub(crate) fn remaining(&self, now: SystemTime, ahead: Duration) -> Duration {
-        let now = millis(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        let now = unix_millis(now);
         let end = self.expires_at.saturating_add(millis(ahead));
         Duration::from_millis(end.saturating_sub(now)).min(self.lifetime())
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The value in the store: in clear or encrypted.

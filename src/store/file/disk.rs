@@ -20,7 +20,10 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::super::{Saved, StoredToken};
-use crate::error::BoxError;
+use crate::{
+    clock::{millis, unix_millis},
+    error::BoxError,
+};
 
 /// What is longer is none of ours.
 const LONGEST: u64 = 128 * 1024;
@@ -280,9 +283,5 @@ fn ours() -> OpenOptions {
 }
 
 fn now() -> u64 {
-    millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    unix_millis(SystemTime::now())
 }

@@ -10,7 +10,10 @@ use redis::{FromRedisValue, RedisError, RedisResult};
 
 use self::{connection::Connection, servers::Servers};
 use super::{Lease, Saved, StoredToken, TokenStore};
-use crate::error::{ConfigError, StoreError};
+use crate::{
+    clock::millis,
+    error::{ConfigError, StoreError},
+};
 
 /// A [`TokenStore`] in Redis (6 or later) or Valkey: for a fleet.
 ///
@@ -180,7 +183,7 @@ impl TokenStore for RedisStore {
         let ttl = token.ttl().unwrap_or(Duration::from_secs(86_400));
         let saved: bool = self
             .run(scripts::SAVE, key, &["token"], |command| {
-                command.arg(token.version()).arg(token.value()).arg(millis(ttl));
+                command.arg(token.version()).arg(token.value()).arg(time_to_live(ttl));
                 command.arg(self.channel()).arg(key);
             })
             .await?;
@@ -196,7 +199,7 @@ impl TokenStore for RedisStore {
     ) -> Result<Option<Lease>, StoreError> {
         let version: Option<u64> = self
             .run(scripts::LEASE, key, &["lease", "version", "token"], |command| {
-                command.arg(owner).arg(millis(ttl)).arg(above);
+                command.arg(owner).arg(time_to_live(ttl)).arg(above);
             })
             .await?;
         Ok(version.map(|version| Lease::new(owner, version)))
@@ -234,6 +237,6 @@ fn without_arguments(error: &RedisError) -> StoreError {
 }
 
 /// At least one: zero is no time to live.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 50)
+fn time_to_live(duration: Duration) -> u64 {
+    millis(duration).clamp(1, 1 << 50)
 }
