@@ -453,6 +453,55 @@ fn a_store_outlives_the_runtime_that_it_connected_on() {
     assert!(clients.lines().count() <= 2, "connections are left behind: {clients}");
 }
 
+/// How many connections the server has had from others than this.
+fn connections(server: &Server) -> usize {
+    let stats: String = server.command(&["INFO", "stats"]);
+    let all = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+    all.unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_who_ask_at_once_share_a_connection() {
+    let Some(server) = Server::start() else { return };
+    let store = server.store();
+    let many = async || {
+        let loads = (0..100).map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.load("key").await.unwrap() })
+        });
+        futures_util::future::join_all(loads).await;
+    };
+    let before = connections(&server);
+
+    many().await;
+    // One is that of `connections`.
+    assert_eq!(connections(&server) - before, 2);
+
+    // Also when it was lost to all of them.
+    let _: usize = server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    many().await;
+    assert_eq!(connections(&server) - before, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_says_nothing_is_tried_once_for_all() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let store = RedisStore::new(format!("redis://{}", listener.local_addr().unwrap())).unwrap();
+
+    let loads = (0..100).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let load = tokio::time::timeout(Duration::from_millis(100), store.load("key"));
+            assert!(load.await.is_err());
+        })
+    });
+    futures_util::future::join_all(loads).await;
+
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_ok());
+    assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
 #[test]
 fn a_runtime_that_is_kept_and_not_driven_does_not_hold_the_store_up() {
     let Some(server) = Server::start() else { return };

@@ -1,8 +1,8 @@
 //! The connection to the server, made anew when it is of no use any more.
 //!
 //! A connection is driven by a task of the runtime that it was made on, and a source outlives
-//! runtimes: on another one, another is made. Nor is it tried for long: the source has its own limit
-//! and its own pauses.
+//! runtimes: on another one, another is made. All sources of a runtime share it, and wait for the same
+//! attempt at it. Nor is it tried for long: a source has its own limit and its own pauses.
 
 use std::{
     future::pending,
@@ -17,14 +17,14 @@ use std::{
 use redis::{Cmd, ErrorKind, FromRedisValue, PushInfo, PushKind, RedisError, ServerErrorKind};
 use tokio::{
     runtime::{Handle, Id},
-    sync::broadcast,
+    sync::{broadcast, watch},
     time::{sleep, timeout},
 };
 
 use super::servers::{Link, Servers};
 
-/// How long who only wants to hear of changes waits for the server.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How long a server may take to be connected to, or to let us listen.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// The shortest and the longest pause before it tries again.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -41,9 +41,13 @@ pub(super) struct Connection {
 struct Opened {
     /// One for each runtime.
     open: Vec<Open>,
+    opening: Vec<(Id, Opening)>,
     /// How many there have been.
     count: u64,
 }
+
+/// What an attempt to connect comes to. Its sender is gone when it has ended.
+type Opening = watch::Receiver<Option<Result<Open, RedisError>>>;
 
 #[derive(Clone)]
 struct Open {
@@ -81,14 +85,17 @@ impl Connection {
 
     /// What the server answers. A connection that turns out to be broken is replaced once; that the
     /// server did then what it was asked twice does no harm.
-    pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
+    pub(super) async fn ask<T: FromRedisValue>(
+        self: &Arc<Self>,
+        command: &Cmd,
+    ) -> Result<T, RedisError> {
         if let Some(mut open) = self.current() {
             match self.ask_on(&mut open, command).await {
                 Err(error) if is_of_the_connection(&error) => {}
                 answer => return answer,
             }
         }
-        let mut open = self.connect().await?;
+        let mut open = self.open().await?;
         self.ask_on(&mut open, command).await
     }
 
@@ -109,7 +116,7 @@ impl Connection {
     }
 
     /// Ends when `message` came over `channel`, or may have been missed.
-    pub(super) async fn heard(&self, channel: &str, message: &[u8]) {
+    pub(super) async fn heard(self: &Arc<Self>, channel: &str, message: &[u8]) {
         let mut pause = FIRST_PAUSE;
         let mut announcements = loop {
             match self.listen(channel).await {
@@ -130,11 +137,11 @@ impl Connection {
     }
 
     /// Subscribes to `channel`, unless that is done.
-    async fn listen(&self, channel: &str) -> Result<broadcast::Receiver<Announcement>, RedisError> {
-        let mut open = match self.current() {
-            Some(open) => open,
-            None => in_time(self.connect()).await?,
-        };
+    async fn listen(
+        self: &Arc<Self>,
+        channel: &str,
+    ) -> Result<broadcast::Receiver<Announcement>, RedisError> {
+        let mut open = self.open().await?;
         let announcements = open.heard.announcements.subscribe();
         if !open.heard.subscribed.load(Ordering::Acquire) {
             // Whoever waits no longer says nothing about the connection: a flight waits for a moment.
@@ -146,6 +153,37 @@ impl Connection {
             open.heard.subscribed.store(true, Ordering::Release);
         }
         Ok(announcements)
+    }
+
+    /// The connection of this runtime, or the one that is being made. Whoever waits no longer does not
+    /// end the attempt: it may be in time for the next.
+    async fn open(self: &Arc<Self>) -> Result<Open, RedisError> {
+        let mut opening = match self.open_or_opening() {
+            Ok(open) => return Ok(open),
+            Err(opening) => opening,
+        };
+        match opening.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(opened)) => opened.clone(),
+            // It panicked.
+            _ => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+        }
+    }
+
+    fn open_or_opening(self: &Arc<Self>) -> Result<Open, Opening> {
+        let here = Handle::current().id();
+        let mut opened = self.lock();
+        if let Some(open) = opened.open.iter().find(|open| open.runtime == here) {
+            return Ok(open.clone());
+        }
+        opened.opening.retain(|(_, opening)| opening.has_changed().is_ok());
+        if let Some((_, opening)) = opened.opening.iter().find(|(runtime, _)| *runtime == here) {
+            return Err(opening.clone());
+        }
+        let (ended, opening) = watch::channel(None);
+        opened.opening.push((here, opening.clone()));
+        let connection = self.clone();
+        tokio::spawn(async move { ended.send_replace(Some(in_time(connection.connect()).await)) });
+        Err(opening)
     }
 
     async fn connect(&self) -> Result<Open, RedisError> {

@@ -19,7 +19,8 @@ use crate::{
 ///
 /// [One server](Self::new), [a master that sentinels know](Self::sentinels), or
 /// [a cluster](Self::cluster). Connects when it is first asked, and again whenever the connection is
-/// of no use any more. Clones share a connection (one for each runtime), and one store may serve the
+/// of no use any more. An attempt may take ten seconds: a flight does not wait that long, but the next
+/// one finds the connection. Clones share it (one for each runtime), and one store may serve the
 /// sources of many credentials.
 ///
 /// For each credential there are three keys, which lie in one slot of a cluster:
