@@ -18,6 +18,11 @@ use tower_adobe_auth::{
     mock::{MockIms, check_token_store},
 };
 
+/// Redis, or what `REDIS_SERVER` names in its place.
+fn program() -> std::ffi::OsString {
+    env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
+}
+
 /// Servers of a test, killed at its end.
 struct Servers {
     folder: TempDir,
@@ -27,9 +32,9 @@ struct Servers {
 impl Servers {
     /// `None` where there is no server to be had, unless `REQUIRE_REDIS` says that there is.
     fn new() -> Option<Self> {
-        if Command::new("redis-server").arg("--version").output().is_err() {
-            assert!(env::var_os("REQUIRE_REDIS").is_none(), "redis-server is not installed");
-            eprintln!("skipped: redis-server is not installed");
+        if Command::new(program()).arg("--version").output().is_err() {
+            assert!(env::var_os("REQUIRE_REDIS").is_none(), "{:?} is not installed", program());
+            eprintln!("skipped: {:?} is not installed", program());
             return None;
         }
         Some(Self { folder: tempfile::tempdir().unwrap(), processes: Vec::new() })
@@ -57,7 +62,7 @@ impl Servers {
     fn start_at(&mut self, port: u16, arguments: &[String]) -> bool {
         let folder = self.path(&port.to_string());
         fs::create_dir_all(&folder).unwrap();
-        let process = Command::new("redis-server")
+        let process = Command::new(program())
             .args(arguments)
             .current_dir(folder)
             .stdout(Stdio::null())
@@ -236,7 +241,9 @@ async fn a_server_that_quotes_what_it_was_asked_does_not_bring_the_password_to_l
         let error = store.load("key").await.unwrap_err();
 
         let text = format!("{error:?} {}", std::error::Error::source(&error).unwrap());
-        assert!(text.contains("HELLO") && !text.contains("p8e"), "{text}");
+        // Valkey asks for the password before it looks at the command.
+        assert!(text.contains("HELLO") || text.contains("NOAUTH"), "{text}");
+        assert!(!text.contains("p8e"), "{text}");
     }
 }
 

@@ -16,6 +16,11 @@ use tower_adobe_auth::{
     mock::{Answer, MockIms, check_token_store},
 };
 
+/// Redis, or what `REDIS_SERVER` names in its place.
+fn program() -> std::ffi::OsString {
+    env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
+}
+
 /// A server of its own on a socket in a folder.
 struct Server {
     folder: TempDir,
@@ -25,10 +30,10 @@ struct Server {
 impl Server {
     /// `None` where there is no server to be had, unless `REQUIRE_REDIS` says that there is.
     fn start() -> Option<Self> {
-        let installed = Command::new("redis-server").arg("--version").output().is_ok();
+        let installed = Command::new(program()).arg("--version").output().is_ok();
         if !installed {
-            assert!(env::var_os("REQUIRE_REDIS").is_none(), "redis-server is not installed");
-            eprintln!("skipped: redis-server is not installed");
+            assert!(env::var_os("REQUIRE_REDIS").is_none(), "{:?} is not installed", program());
+            eprintln!("skipped: {:?} is not installed", program());
             return None;
         }
         let mut server = Self { folder: tempfile::tempdir().unwrap(), process: None };
@@ -37,7 +42,7 @@ impl Server {
     }
 
     fn run(&mut self) {
-        let process = Command::new("redis-server")
+        let process = Command::new(program())
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
             .arg(self.socket())
             .stdout(Stdio::null())
