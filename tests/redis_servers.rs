@@ -45,27 +45,30 @@ impl Servers {
     }
 
     /// Starts one with the arguments for a port, and waits until something listens there. Returns
-    /// the port.
+    /// the port. Where none starts, the server says why.
     fn start(&mut self, arguments: impl Fn(&Self, u16) -> Vec<String>) -> u16 {
-        loop {
+        let mut said = String::new();
+        for _ in 0..5 {
             let port = free_port();
-            let arguments = arguments(self, port);
-            if self.start_at(port, &arguments) {
+            if self.start_at(port, &arguments(self, port)) {
                 return port;
             }
-            eprintln!("a server ended at once: {arguments:?}");
             self.kill(port);
+            said = fs::read_to_string(self.path(&port.to_string()).join("log")).unwrap();
         }
+        panic!("no server starts: {said}");
     }
 
     /// Whether something listens at `port`: somebody may have been quicker.
     fn start_at(&mut self, port: u16, arguments: &[String]) -> bool {
         let folder = self.path(&port.to_string());
         fs::create_dir_all(&folder).unwrap();
+        let log = fs::File::create(folder.join("log")).unwrap();
         let process = Command::new(program())
             .args(arguments)
             .current_dir(folder)
-            .stdout(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
             .spawn()
             .unwrap();
         self.processes.push((port, process));
