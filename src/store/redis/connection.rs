@@ -30,6 +30,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// An attempt that ended without a word. Rustls panics where it does not know whose cryptography to use.
+const PANICKED: (ErrorKind, &str) = (
+    ErrorKind::InvalidClientConfig,
+    "connecting panicked; for TLS, rustls needs a crypto provider (see the docs of `RedisStore`)",
+);
+
 const NOT_ALLOWED: ErrorKind = ErrorKind::Server(ServerErrorKind::NoPerm);
 
 pub(super) struct Connection {
@@ -164,8 +170,7 @@ impl Connection {
         };
         match opening.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(opened)) => opened.clone(),
-            // It panicked.
-            _ => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+            _ => Err(PANICKED.into()),
         }
     }
 
