@@ -507,6 +507,30 @@ async fn a_server_that_says_nothing_is_tried_once_for_all() {
     assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_listens_over_a_connection_that_was_given_up_is_told() {
+    let Some(server) = Server::start() else { return };
+    let store = server.store();
+    assert!(store.load("key").await.unwrap().is_none());
+    let listener = tokio::spawn({
+        let store = store.clone();
+        async move { store.changed("key").await }
+    });
+    let listening = || {
+        let clients: String = server.command(&["CLIENT", "LIST", "TYPE", "pubsub"]);
+        clients.lines().count()
+    };
+    until("one that listens", || listening() == 1);
+
+    server.signal("-STOP");
+    let load = tokio::time::timeout(Duration::from_millis(250), store.load("key"));
+    assert!(load.await.is_err());
+
+    tokio::time::timeout(PATIENT, listener).await.unwrap().unwrap();
+    server.signal("-CONT");
+    until("the end of the connection", || listening() == 0);
+}
+
 #[test]
 fn a_runtime_that_is_kept_and_not_driven_does_not_hold_the_store_up() {
     let Some(server) = Server::start() else { return };

@@ -52,8 +52,9 @@ struct Opened {
     count: u64,
 }
 
-/// What an attempt to connect comes to. Its sender is gone when it has ended.
-type Opening = watch::Receiver<Option<Result<Open, RedisError>>>;
+/// Whether an attempt to connect came to something. The connection itself lies in [`Opened`] then, and
+/// nowhere else: it ends when it is left.
+type Opening = watch::Receiver<Option<Result<(), RedisError>>>;
 
 #[derive(Clone)]
 struct Open {
@@ -169,7 +170,8 @@ impl Connection {
             Err(opening) => opening,
         };
         match opening.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(opened)) => opened.clone(),
+            Ok(Some(Ok(()))) => self.current().ok_or_else(|| lost().into()),
+            Ok(Some(Err(error))) => Err(error.clone()),
             _ => Err(PANICKED.into()),
         }
     }
@@ -191,7 +193,7 @@ impl Connection {
         Err(opening)
     }
 
-    async fn connect(&self) -> Result<Open, RedisError> {
+    async fn connect(&self) -> Result<(), RedisError> {
         let heard = Heard { announcements: broadcast::channel(64).0, subscribed: Arc::default() };
         let listener = (heard.clone(), Arc::new(()));
         let driver = Arc::downgrade(&listener.1);
@@ -209,10 +211,10 @@ impl Connection {
             .drain(..)
             .partition(|other| other.runtime != runtime && other.driver.strong_count() > 0);
         opened.open = kept;
-        opened.open.push(open.clone());
+        opened.open.push(open);
         drop(opened);
         drop(ended);
-        Ok(open)
+        Ok(())
     }
 
     /// The connection of the runtime that this is called on.
@@ -251,6 +253,11 @@ impl Heard {
         // Nobody may be listening.
         let _ = self.announcements.send(announcement);
     }
+}
+
+/// Others have left the connection already.
+fn lost() -> io::Error {
+    io::ErrorKind::ConnectionAborted.into()
 }
 
 async fn in_time<T>(asked: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
