@@ -134,6 +134,8 @@ struct Noisy {
     nonsense: bool,
     full: bool,
     broken: Arc<AtomicBool>,
+    /// It says so only when there is something.
+    quiet: bool,
 }
 
 impl TokenStore for Noisy {
@@ -169,7 +171,11 @@ impl TokenStore for Noisy {
         self.inner.release(key, lease).await
     }
 
-    async fn changed(&self, _key: &str) {}
+    async fn changed(&self, key: &str) {
+        if self.quiet {
+            self.inner.changed(key).await;
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,6 +224,26 @@ async fn a_store_that_fails_is_looked_at_ever_more_rarely() {
     other.refresh().await.unwrap();
     sleep(2 * HOUR).await;
     assert_eq!(in_hand(&tokens), in_hand(&other));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_failed_is_taken_again() {
+    let (asked, store) = (Asked::default(), Noisy { quiet: true, ..Noisy::default() });
+    let tokens = process(&asked, store.clone());
+    tokens.token().await.unwrap();
+    sleep(SOON).await;
+    store.broken.store(true, Ordering::SeqCst);
+    let other = process(&asked, store.inner.clone());
+    other.token().await.unwrap();
+    other.refresh().await.unwrap();
+    sleep(SOON).await;
+    assert!(tokens.status().store_error().is_some());
+
+    store.broken.store(false, Ordering::SeqCst);
+    sleep(2 * SOON).await;
+
+    assert_eq!(in_hand(&tokens), "token-2");
+    assert!(tokens.status().store_error().is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,7 +41,6 @@ pub(super) async fn watch(source: &Weak<Shared>) {
         source.upgrade().and_then(|shared| shared.common().map(|common| Arc::clone(&common.store)));
     // The source is not kept alive while this waits; the store is no part of it.
     let Some(store) = store else { pending().await };
-    let mut pause = FIRST_PAUSE;
     loop {
         let Some(name) = name(source).await else {
             sleep(PAUSE).await;
@@ -49,9 +48,8 @@ pub(super) async fn watch(source: &Weak<Shared>) {
         };
         if timeout(LONGEST_WAIT, changed(&*store, &name)).await.is_ok() {
             sleep(LEAST_PAUSE + (SPREAD - LEAST_PAUSE).mul_f64(fastrand::f64())).await;
-            if look(source).await {
-                pause = FIRST_PAUSE;
-            } else {
+            let mut pause = FIRST_PAUSE;
+            while !look(source).await {
                 sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
                 pause = (pause * 2).min(LONGEST_WAIT);
             }
