@@ -199,6 +199,66 @@ async fn what_may_be_the_fault_of_one_process_holds_up_no_other() {
     }
 }
 
+/// The ways to fail of a proxy that stands between one process and IMS.
+const OF_A_PROXY: [Trouble; 4] = [(502, None), (503, None), (503, Some(30)), (429, Some(30))];
+
+#[tokio::test(start_paused = true)]
+async fn a_process_behind_a_bad_proxy_of_its_own_keeps_nobody_from_ims() {
+    for (status, retry_after) in OF_A_PROXY {
+        let (bad, good) = (Ims::in_trouble(status, retry_after), Ims::default());
+        let store = MemoryStore::default();
+        let behind = bad.process(store.clone());
+        tokio::spawn(async move { errors(&behind, 86_400).await });
+        sleep(Duration::from_secs(600)).await;
+
+        let starts = good.process(store);
+        let start = Instant::now();
+        while starts.token().await.is_err() {
+            // Each of the two is as likely as the other to be the next one to try.
+            assert!(start.elapsed() < Duration::from_secs(3_600), "{status} {retry_after:?}");
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_fleet_runs_out_of_tokens_for_a_bad_proxy_of_one_process() {
+    for (status, retry_after) in OF_A_PROXY {
+        let (bad, good) = (Ims::in_trouble(status, retry_after), Ims::default());
+        let store = MemoryStore::default();
+        let fleet = good.fleet(20, &store);
+        join_all(fleet.iter().map(secret)).await;
+        // It renews before the others, and is the first one to be told something.
+        let behind = bad.builder(store).refresh_at(0.9).build().unwrap();
+        secret(&behind).await;
+
+        for _ in 0..30 * 60 {
+            sleep(Duration::from_secs(60)).await;
+            join_all(fleet.iter().map(secret)).await;
+        }
+
+        assert!(good.asked() <= 3, "{status} {retry_after:?}: {}", good.asked());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_holds_also_while_a_token_of_the_store_serves_that_is_due() {
+    let (ims, store) = (Ims::default(), MemoryStore::default());
+    let gone = ims.process(store.clone());
+    secret(&gone).await;
+    gone.shutdown().await.unwrap();
+    sleep(Duration::from_secs(23 * 3_600 + 600)).await;
+    ims.set_trouble(Some((429, Some(300))));
+
+    let fleet: Vec<_> = (0..3).map(|_| ims.process(store.clone())).collect();
+    for _ in 0..290 {
+        assert!(join_all(fleet.iter().map(secret)).await.iter().all(|token| token == "token-1"));
+        sleep(Duration::from_secs(1)).await;
+    }
+
+    assert_eq!(ims.asked(), 2, "the token, and the request that was told to wait");
+}
+
 /// Loads what is never over, and counts nothing down.
 #[derive(Clone, Default)]
 struct Hoard(Arc<Mutex<std::collections::HashMap<String, StoredToken>>>, MemoryStore);

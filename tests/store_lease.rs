@@ -230,3 +230,40 @@ async fn a_lease_of_any_length_can_be_asked_for() {
     assert!(error.is_err(), "it waits for the leader: {error:?}");
     drop(leader);
 }
+
+/// A store that says that somebody else has the lease: for ever, or again and again.
+#[derive(Clone, Default)]
+struct Held(Arc<AtomicUsize>);
+
+impl TokenStore for Held {
+    async fn load(&self, _key: &str) -> Result<Option<StoredToken>, StoreError> {
+        Ok(None)
+    }
+
+    async fn save(&self, _key: &str, _token: &StoredToken) -> Result<Saved, StoreError> {
+        Ok(Saved::Superseded)
+    }
+
+    async fn lease(
+        &self,
+        _key: &str,
+        _owner: &str,
+        _ttl: Duration,
+        _above: u64,
+    ) -> Result<Option<Lease>, StoreError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(None)
+    }
+
+    async fn release(&self, _key: &str, _lease: &Lease) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_does_not_end_fails_no_caller() {
+    let store = Held::default();
+
+    assert!(wait_of_another(store.clone()).await < Duration::from_secs(24));
+    assert!(store.0.load(Ordering::SeqCst) > 10);
+}

@@ -82,11 +82,9 @@ impl Sharing {
                 ));
             }
         };
-        let (known, noticed) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (failure, owed) = (Mutex::default(), Mutex::default());
+        let (known, failure, owed) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
         let store = store.0;
-        let shared =
-            Common { store, identity, keys, timeout, lease_ttl, known, noticed, failure, owed };
+        let shared = Common { store, identity, keys, timeout, lease_ttl, known, failure, owed };
         Ok(Fleet { shared: Some(shared) })
     }
 }
@@ -108,8 +106,6 @@ pub(super) struct Common {
     /// been refused.
     known: AtomicU64,
     failure: Mutex<Option<StoreError>>,
-    /// The version of the notice that this source gave last.
-    noticed: AtomicU64,
     /// The lease of a flight that could not give it back.
     owed: Mutex<Option<Owed>>,
 }
@@ -138,10 +134,10 @@ impl Fleet {
 }
 
 impl Common {
-    /// How long the lease of others is waited for: until it has ended, and once more if another
-    /// process was quicker then.
+    /// How long the leases of others are waited for: until one has ended, and for half of another if its
+    /// process was quicker then. With the defaults a caller who waits from the start has time left.
     pub(super) fn patience(&self) -> Duration {
-        self.lease_ttl.saturating_mul(2)
+        self.lease_ttl.saturating_mul(3) / 2
     }
 
     pub(super) async fn name(&self) -> Result<String, BoxError> {
@@ -170,15 +166,6 @@ impl Common {
     /// above those that others know.
     pub(super) fn above(&self, now: SystemTime) -> u64 {
         self.known().max(unix_millis(now).min(1 << 48))
-    }
-
-    /// Notes that the notice of this version is ours.
-    pub(super) fn gives_notice(&self, version: u64) {
-        self.noticed.store(version, Ordering::Release);
-    }
-
-    pub(super) fn gave_notice(&self, version: u64) -> bool {
-        self.noticed.load(Ordering::Acquire) == version
     }
 
     pub(super) fn leave_owed(&self, owed: Owed) {

@@ -99,17 +99,14 @@ impl Visit {
     ) -> Option<TokenError> {
         let name = key(name);
         let stored = self.call(shared, "load", || common.store.load(&name)).await??;
-        if common.gave_notice(stored.version()) {
-            // Our own pause is over.
-            return None;
-        }
         // One that cannot be read is none: it is soon over.
         let notice: Notice = open(&name, &stored, &common.keys).ok()?;
         let most = shared.settings.backoff.retry_after_cap;
         notice.read(shared.now().wall, stored.ttl(), most)
     }
 
-    /// Tells the others what IMS told us, and that it is left alone for so long.
+    /// Tells the others what IMS told us. We leave it alone for `delay`, and the others for less: one of
+    /// them is to have the next try. Its way to IMS may be better, if it was not IMS that spoke.
     pub(super) async fn tell_others(
         &mut self,
         shared: &Shared,
@@ -118,12 +115,13 @@ impl Visit {
         error: &TokenError,
         delay: Duration,
     ) {
-        let Some(notice) = Notice::new(error, shared.now().wall, delay) else { return };
+        let asked = error.retry_after().unwrap_or_default();
+        let holds = asked.clamp(delay / 2, delay);
+        let Some(notice) = Notice::new(error, shared.now().wall, holds) else { return };
         let name = key(name);
-        common.gives_notice(lease.version());
         let saved = async || {
             let stored = seal(&name, lease.version(), notice, &common.keys);
-            common.store.save(&name, &stored.map_err(StoreError::new)?.with_ttl(delay)).await
+            common.store.save(&name, &stored.map_err(StoreError::new)?.with_ttl(holds)).await
         };
         let _ = self.call(shared, "save", saved).await;
     }

@@ -65,8 +65,9 @@ impl<F> TokenSourceBuilder<F> {
     ///
     /// It should be more than the [`request_timeout`](TokenSourceBuilder::request_timeout) (or what your
     /// own fetcher takes at most): a process that takes longer is no longer waited for, and another
-    /// asks too. It should be less than the [`acquire_timeout`](Self::acquire_timeout): a process that
-    /// hangs costs the callers of the others this long.
+    /// asks too. And it should be at most half of the [`acquire_timeout`](Self::acquire_timeout): processes
+    /// that hang cost the callers of the others up to one and a half times as long; after that each asks
+    /// for itself.
     pub fn lease_ttl(mut self, ttl: Duration) -> Self {
         self.sharing.lease_ttl = ttl;
         self
