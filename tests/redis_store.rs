@@ -402,6 +402,74 @@ async fn nonsense_in_a_key_is_a_miss_and_is_mended() {
 }
 
 #[tokio::test]
+async fn a_version_of_the_far_future_is_none_and_is_replaced() {
+    let Some(server) = Server::start() else { return };
+    let ims = MockIms::start().await;
+    secret(&source(&ims, &server)).await;
+    let token = server.key("token");
+    let value: String = server.command(&["GET", &token]);
+    let version = value.split(' ').next().unwrap();
+    let far = (1_u64 << 52).to_string();
+    let in_value = |version| format!(r#""version":{version}"#);
+    let far = value.replacen(version, &far, 1).replace(&in_value(version), &in_value(&far));
+    let _: () = server.command(&["SET", &token, &far, "PX", "80000000"]);
+
+    let [one, another] = [source(&ims, &server), source(&ims, &server)];
+
+    assert_eq!(secret(&one).await, secret(&another).await);
+    assert_eq!(ims.token_requests(), 2);
+}
+
+#[tokio::test]
+async fn what_is_longer_than_a_token_stays_at_the_server() {
+    let Some(server) = Server::start() else { return };
+    let long = format!("1 {}", "x".repeat(1 << 20));
+    let _: () = server.command(&["SET", "adobe-auth:{key}:token", &long]);
+
+    let loaded = server.store().load("key").await.unwrap().unwrap();
+
+    assert!(loaded.value().is_empty());
+}
+
+/// A server, or what is taken for one, that gives this answer to each script.
+fn answers(answer: &'static [u8]) -> RedisStore {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let store = RedisStore::new(format!("redis://{}", listener.local_addr().unwrap())).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buffer = [0; 4096];
+        loop {
+            let read = io::Read::read(&mut stream, &mut buffer).unwrap_or(0);
+            let asked = String::from_utf8_lossy(&buffer[..read]);
+            let hellos = asked.matches("HELLO").map(|_| &b"%1\r\n+proto\r\n:3\r\n"[..]);
+            let settings = asked.matches("SETINFO").map(|_| &b"+OK\r\n"[..]);
+            let scripts = asked.matches("EVAL").map(|_| answer);
+            let all: Vec<_> = hellos.chain(settings).chain(scripts).collect();
+            if read == 0 || io::Write::write_all(&mut stream, &all.concat()).is_err() {
+                return;
+            }
+        }
+    });
+    store
+}
+
+#[tokio::test]
+async fn an_answer_of_another_shape_does_not_bring_the_token_to_light() {
+    for answer in [
+        &b"*3\r\n$16\r\n7 {\"a\":\"secret\"}\r\n:5\r\n:5\r\n"[..],
+        b"*1\r\n$16\r\n7 {\"a\":\"secret\"}\r\n",
+        b"$16\r\n7 {\"a\":\"secret\"}\r\n",
+        b"*2\r\n*1\r\n$16\r\n7 {\"a\":\"secret\"}\r\n:5\r\n",
+        b"*2\r\n:5\r\n$16\r\n7 {\"a\":\"secret\"}\r\n",
+    ] {
+        let error = answers(answer).load("key").await.unwrap_err();
+
+        let text = format!("{error:?} {}", std::error::Error::source(&error).unwrap());
+        assert!(text.contains("answer") && !text.contains("secret"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn the_keys_end_with_what_they_hold() {
     let Some(server) = Server::start() else { return };
     let ims = MockIms::start().await;

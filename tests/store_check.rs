@@ -25,6 +25,7 @@ enum Bug {
     /// A late writer that comes at once with another wins.
     ComparesFirst,
     KeepsValuesForEver,
+    CountsMicroseconds,
     CutsValues,
     ForgetsVersions,
     SaysMoreIsLeft,
@@ -121,7 +122,11 @@ impl TokenStore for Buggy {
                 return Saved::Superseded;
             }
             let ttl = token.ttl().unwrap();
-            let ttl = if self.has(Bug::KeepsValuesForEver) { LONG } else { ttl };
+            let ttl = match self.bug {
+                Bug::KeepsValuesForEver => LONG,
+                Bug::CountsMicroseconds => ttl / 1_000,
+                _ => ttl,
+            };
             entry.kept = Some((token.clone(), Instant::now() + ttl));
             Saved::Saved
         }))
@@ -204,6 +209,7 @@ async fn each_bug_is_found_and_named() {
         (Bug::IgnoresVersions, "saving version 20 was Saved where it should be Superseded"),
         (Bug::ComparesFirst, "compare and write in one step"),
         (Bug::KeepsValuesForEver, "a value is still there long after its 500ms"),
+        (Bug::CountsMicroseconds, "a value is gone long before its 500ms are over"),
         (Bug::CutsValues, "not, byte for byte, the value that was saved last"),
         (Bug::ForgetsVersions, "version 0 is loaded where version"),
         (Bug::SaysMoreIsLeft, "600s is what is left of 60s"),

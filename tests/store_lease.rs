@@ -267,3 +267,46 @@ async fn a_lease_that_does_not_end_fails_no_caller() {
     assert!(wait_of_another(store.clone()).await < Duration::from_secs(24));
     assert!(store.0.load(Ordering::SeqCst) > 10);
 }
+
+/// Grants one lease of a version that no other can follow.
+#[derive(Clone, Default)]
+struct LiesOnce(MemoryStore, Arc<AtomicUsize>);
+
+impl TokenStore for LiesOnce {
+    async fn load(&self, key: &str) -> Result<Option<StoredToken>, StoreError> {
+        self.0.load(key).await
+    }
+
+    async fn save(&self, key: &str, token: &StoredToken) -> Result<Saved, StoreError> {
+        self.0.save(key, token).await
+    }
+
+    async fn lease(
+        &self,
+        key: &str,
+        owner: &str,
+        ttl: Duration,
+        above: u64,
+    ) -> Result<Option<Lease>, StoreError> {
+        if self.1.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Ok(Some(Lease::new(owner, u64::MAX)));
+        }
+        self.0.lease(key, owner, ttl, above).await
+    }
+
+    async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {
+        self.0.release(key, lease).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_lied_once_about_a_version_is_of_use_again() {
+    let store = LiesOnce::default();
+    let lied_to = process(store.clone(), answers);
+    lied_to.token().await.unwrap();
+    assert!(lied_to.status().store_error().is_some());
+
+    lied_to.refresh().await.unwrap();
+
+    assert!(lied_to.status().store_error().is_none());
+}

@@ -241,15 +241,17 @@ impl<S: TokenStore> Check<S> {
                 )
             })?;
         }
-        let _ = save(&*self.one, &key, &value(2, SHORT)).await?;
         let start = Instant::now();
+        let _ = save(&*self.one, &key, &value(2, SHORT)).await?;
         while load(&*self.another, &key).await?.is_some() {
             ensure(start.elapsed() < SHORT + TOLERANCE, || {
                 format!("a value is still there long after its {SHORT:?}")
             })?;
             sleep(SHORT / 10).await;
         }
-        Ok(())
+        ensure(start.elapsed() > SHORT / 2, || {
+            format!("a value is gone long before its {SHORT:?} are over")
+        })
     }
 
     async fn lease(&self) -> Result<(), String> {

@@ -8,7 +8,7 @@ use std::{
 use super::{fleet::Common, refusals, shared::Shared, state::State};
 use crate::{
     clock::{FAR, Moment},
-    store::{Payload, StoredToken, open},
+    store::{Payload, StoredToken, is_sane, open},
     token::{AccessToken, Origin, TokenResponse},
 };
 
@@ -39,6 +39,9 @@ pub(super) fn adopt(
         return Err("its life is out of range");
     }
     let now = shared.now();
+    if !is_sane(stored.version(), common.above(now.wall)) {
+        return Err("its version is out of range");
+    }
     let left = match stored.ttl() {
         Some(ttl) => payload.remaining(now.wall, CLOCKS_DIFFER).min(ttl),
         None => payload.remaining(now.wall, Duration::ZERO),

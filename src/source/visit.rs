@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{BoxError, StoreError, TokenError},
-    store::{Lease, Payload, Saved, seal},
+    store::{Lease, Payload, Saved, is_sane, seal},
     token::AccessToken,
 };
 
@@ -218,11 +218,11 @@ impl Visit {
         let leased = async || {
             let owner = owner.map_err(StoreError::new)?;
             let lease = common.store.lease(name, &owner, common.lease_ttl, above).await?;
-            match &lease {
-                Some(lease) if lease.version() <= above => {
-                    Err(StoreError::new("the store granted a lease whose version is not higher"))
-                }
-                _ => Ok(lease),
+            let sane = |lease: &Lease| lease.version() > above && is_sane(lease.version(), above);
+            if lease.as_ref().is_none_or(sane) {
+                Ok(lease)
+            } else {
+                Err(StoreError::new("the version of the lease is not higher, or is out of range"))
             }
         };
         let lease = self.call(shared, "lease", leased).await?;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::super::{Saved, StoredToken};
+use super::super::{Saved, StoredToken, is_sane};
 use crate::{
     clock::{millis, unix_millis},
     error::BoxError,
@@ -122,7 +122,7 @@ impl Entry {
         let parsed = bytes.iter().position(|byte| *byte == b'\n').and_then(|end| {
             let (version, until) = std::str::from_utf8(&bytes[..end]).ok()?.split_once(' ')?;
             let (version, until) = (version.parse().ok()?, until.parse().ok()?);
-            is_sane(version).then(|| (StoredToken::new(version, &bytes[end + 1..]), until))
+            is_sane(version, now()).then(|| (StoredToken::new(version, &bytes[end + 1..]), until))
         });
         if parsed.is_none() {
             ignore(&path, "it cannot be read");
@@ -134,7 +134,7 @@ impl Entry {
         let path = self.path("lease");
         let Some(bytes) = read(&path)? else { return Ok(Leases::default()) };
         let leases: Option<Leases> = serde_json::from_slice(&bytes).ok();
-        let leases = leases.filter(|leases| is_sane(leases.granted));
+        let leases = leases.filter(|leases| is_sane(leases.granted, now()));
         let leases = leases
             .filter(|leases| leases.owner.as_deref().is_none_or(|owner| is_plain(owner).is_ok()));
         Ok(leases.unwrap_or_else(|| {
@@ -195,12 +195,6 @@ impl Entry {
     fn alive(&self, owner: &str) -> PathBuf {
         self.path(&format!("{owner}.alive"))
     }
-}
-
-/// Versions are about the time in milliseconds. One that is far ahead of it is none of ours: nothing
-/// could replace it.
-fn is_sane(version: u64) -> bool {
-    version < now().saturating_add(365 * 86_400_000)
 }
 
 /// Names become parts of paths.

@@ -6,7 +6,7 @@ mod servers;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use redis::{FromRedisValue, RedisError, RedisResult};
+use redis::{ErrorKind, FromRedisValue, RedisError, RedisResult};
 
 use self::{connection::Connection, servers::Servers};
 use super::{Lease, Saved, StoredToken, TokenStore};
@@ -157,7 +157,7 @@ impl RedisStore {
             command.arg(self.key(key, kind));
         }
         arguments(&mut command);
-        self.connection.ask(&command).await.map_err(|error| without_arguments(&error))
+        self.connection.ask(&command).await.map_err(|error| without_secrets(&error))
     }
 }
 
@@ -228,9 +228,12 @@ impl fmt::Debug for RedisStore {
     }
 }
 
-/// What went wrong, without what a server repeats of a command that it does not know: of `HELLO`
-/// that is the password.
-fn without_arguments(error: &RedisError) -> StoreError {
+/// What went wrong, without an answer that could not be read, which may hold the token; and without
+/// what a server repeats of a command that it does not know: of `HELLO` that is the password.
+fn without_secrets(error: &RedisError) -> StoreError {
+    if matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse) {
+        return StoreError::new("the server's answer is not what was asked for");
+    }
     match error.to_string().split_once(", with args") {
         Some((reason, _)) => StoreError::new(reason),
         None => StoreError::new(error.clone()),

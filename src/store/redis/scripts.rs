@@ -4,11 +4,12 @@
 //! in milliseconds: one that is a year ahead of it is none of ours, and nothing could replace it. A
 //! key may hold anything, of any type, that somebody wrote by mistake.
 
-/// The value and what is left of its time in milliseconds (-1 if it has no end), or nothing.
+/// The value and what is left of its time in milliseconds (-1 if it has no end), or nothing. What is
+/// longer than any of ours stays there.
 pub(super) const LOAD: &str = r"
     local kept = redis.pcall('GET', KEYS[1])
     if not kept then return false end
-    if type(kept) ~= 'string' then return {'', -1} end
+    if type(kept) ~= 'string' or #kept > 131072 then return {'', -1} end
     return {kept, redis.call('PTTL', KEYS[1])}";
 
 /// Keeps the value ARGV[2] of version ARGV[1] for ARGV[3] milliseconds, unless a newer one is kept.
