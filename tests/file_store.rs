@@ -332,6 +332,37 @@ async fn a_file_that_others_may_write_is_not_read() {
 }
 
 #[tokio::test]
+async fn a_file_of_another_user_is_not_read() {
+    let ims = MockIms::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = secret(&source(ims.url(), folder.path())).await;
+    let path = file(folder.path(), ".token");
+
+    if std::os::unix::fs::chown(&path, Some(65_534), None).is_err() {
+        eprintln!("skipped: only root gives files away");
+        return;
+    }
+
+    assert_ne!(secret(&source(ims.url(), folder.path())).await, token);
+}
+
+#[tokio::test]
+async fn a_named_pipe_in_place_of_a_file_holds_nobody_up() {
+    let ims = MockIms::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = secret(&source(ims.url(), folder.path())).await;
+    let path = file(folder.path(), ".token");
+    fs::remove_file(&path).unwrap();
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+
+    let tokens = source(ims.url(), folder.path());
+
+    assert_ne!(secret(&tokens).await, token);
+    assert!(tokens.status().store_error().is_none());
+    assert!(fs::metadata(&path).unwrap().is_file());
+}
+
+#[tokio::test]
 async fn a_folder_that_cannot_be_used_costs_no_token() {
     let ims = MockIms::start().await;
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -30,7 +30,7 @@ const LONGEST: u64 = 128 * 1024;
 
 /// How long to wait while others change files: a process may have been stopped while it did. Who asks
 /// has a limit of its own.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 pub(super) struct Entry {
     folder: PathBuf,
@@ -144,11 +144,8 @@ impl Entry {
     }
 
     fn is_alive(&self, owner: &str) -> Result<bool, BoxError> {
-        let file = match OpenOptions::new().read(true).write(true).open(self.alive(owner)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error.into()),
-        };
+        let file = OpenOptions::new().read(true).write(true).open(self.alive(owner));
+        let Some(file) = if_there(file)? else { return Ok(false) };
         match FileExt::try_lock(&file) {
             Ok(()) => Ok(false),
             Err(TryLockError::WouldBlock) => Ok(true),
@@ -209,14 +206,15 @@ fn is_plain(name: &str) -> Result<(), BoxError> {
 
 /// The file as a whole; nothing if it is not there, or is none of ours.
 fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, BoxError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    // Before it is opened, which for a named pipe may not end.
+    let Some(found) = if_there(fs::metadata(path))? else { return Ok(None) };
+    if !found.is_file() {
+        ignore(path, "it is no file");
+        return Ok(None);
+    }
+    let Some(file) = if_there(File::open(path))? else { return Ok(None) };
     let metadata = file.metadata()?;
     let reason = match () {
-        () if !metadata.is_file() => "it is no file",
         () if metadata.len() > LONGEST => "it is too long",
         () if others_may_write(&metadata) => "others may write it",
         () => {
@@ -229,6 +227,14 @@ fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, BoxError> {
     Ok(None)
 }
 
+fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn ignore(path: &Path, reason: &str) {
     let path = path.display();
     warn!(%path, reason, "a file of the token store is no good; it is ignored");
@@ -237,7 +243,8 @@ fn ignore(path: &Path, reason: &str) {
 #[cfg(unix)]
 fn others_may_write(metadata: &fs::Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
-    metadata.mode() & 0o022 != 0
+    let ours = [rustix::process::geteuid().as_raw(), 0];
+    !ours.contains(&metadata.uid()) || metadata.mode() & 0o022 != 0
 }
 
 #[cfg(not(unix))]
