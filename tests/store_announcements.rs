@@ -247,6 +247,22 @@ async fn a_look_that_failed_is_taken_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_can_be_looked_at_again_works_again_also_without_a_new_token() {
+    let (asked, store) = (Asked::default(), Noisy::default());
+    let tokens = process(&asked, store.clone());
+    tokens.token().await.unwrap();
+    store.broken.store(true, Ordering::SeqCst);
+    sleep(2 * SOON).await;
+    assert!(tokens.status().store_error().is_some());
+
+    store.broken.store(false, Ordering::SeqCst);
+    sleep(HOUR).await;
+
+    assert!(tokens.status().store_error().is_none());
+    assert_eq!((in_hand(&tokens), asked.load(Ordering::SeqCst)), ("token-1".into(), 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_source_without_a_keeper_listens_to_nobody() {
     let (asked, store) = (Asked::default(), MemoryStore::default());
     let quiet = source(&asked, store.clone(), false);

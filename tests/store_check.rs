@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     future::pending,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{task::yield_now, time::Instant};
@@ -75,6 +75,12 @@ impl Buggy {
         let key = if self.has(Bug::MixesKeys) { "one" } else { key };
         act(self.entries.lock().unwrap().entry(key.to_owned()).or_default())
     }
+}
+
+/// The time, by which a version goes that ignores what it is to be above.
+fn unix_millis() -> u64 {
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    u64::try_from(time.as_millis()).unwrap()
 }
 
 fn kept_version(entry: &Entry) -> u64 {
@@ -152,7 +158,7 @@ impl TokenStore for Buggy {
             if held {
                 return None;
             }
-            let above = if self.has(Bug::IgnoresAbove) { 0 } else { above };
+            let above = if self.has(Bug::IgnoresAbove) { unix_millis() } else { above };
             let least = if self.has(Bug::IgnoresValues) { 0 } else { kept_version(entry) };
             let least = entry.granted.max(above).max(least);
             entry.granted = if self.has(Bug::VersionsStandStill) { above + 1 } else { least + 1 };

@@ -69,8 +69,10 @@ impl Sharing {
         let Self { store, name: given, keys, timeout, lease_ttl } = self;
         let Some(store) = store else { return Ok(Fleet::default()) };
         keys.check()?;
-        if timeout.is_zero() || lease_ttl.is_zero() {
-            return Err(ConfigError::new("a store that is given no time is of no use"));
+        for (name, time) in [("store_timeout", timeout), ("lease_ttl", lease_ttl)] {
+            if time.is_zero() {
+                return Err(ConfigError::new(format!("`{name}` must be more than zero")));
+            }
         }
         let (timeout, lease_ttl) = (timeout.min(FAR), lease_ttl.min(FAR));
         let identity = match (given, ims) {
@@ -105,7 +107,8 @@ pub(super) struct Common {
     /// The highest version that this source has had. What is no newer is not taken: it may have
     /// been refused.
     known: AtomicU64,
-    failure: Mutex<Option<StoreError>>,
+    /// What the store failed at, and how.
+    failure: Mutex<Option<(&'static str, StoreError)>>,
     /// The lease of a flight that could not give it back.
     owed: Mutex<Option<Owed>>,
 }
@@ -129,7 +132,8 @@ impl Fleet {
     /// Why the store was of no use the last time that it was asked.
     pub(super) fn failure(&self) -> Option<StoreError> {
         let common = self.shared.as_ref()?;
-        common.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let noted = common.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.as_ref().map(|(_, error)| error.clone())
     }
 }
 
@@ -176,8 +180,14 @@ impl Common {
         self.owed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Whether this is what the store failed at last.
+    pub(super) fn failed_at(&self, operation: &str) -> bool {
+        let noted = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.as_ref().is_some_and(|(failed, _)| *failed == operation)
+    }
+
     /// Notes how the store did. Returns whether that is news.
-    pub(super) fn note(&self, failure: Option<StoreError>) -> bool {
+    pub(super) fn note(&self, failure: Option<(&'static str, StoreError)>) -> bool {
         let mut noted = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         let news = noted.is_some() != failure.is_some();
         let before = std::mem::replace(&mut *noted, failure);

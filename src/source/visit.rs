@@ -170,6 +170,9 @@ impl Visit {
     ) -> Option<(AccessToken, u64)> {
         let common = shared.common()?;
         let stored = self.call(shared, "load", || common.store.load(name)).await?;
+        if common.failed_at("load") {
+            works(common);
+        }
         let count = |outcome| shared.telemetry().stored("load", outcome);
         let Some(stored) = stored else {
             count("miss");
@@ -371,19 +374,19 @@ impl Visit {
         None
     }
 
-    fn go_alone(&mut self, common: &Common, operation: &str, error: StoreError) {
+    fn go_alone(&mut self, common: &Common, operation: &'static str, error: StoreError) {
         self.alone = true;
         warn!(
             operation,
             error = &error as &dyn std::error::Error,
             "the token store failed; going on without it"
         );
-        common.note(Some(error));
+        common.note(Some((operation, error)));
     }
 }
 
-/// Notes that the store is of use. One that is full still answers: only a token that it gave or took
-/// is a proof.
+/// Notes that the store is of use: it gave or took a token, or can be asked again for one where it could
+/// not before. (One that is full still answers.)
 fn works(common: &Common) {
     if common.note(None) {
         info!("the token store works again");

@@ -33,6 +33,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// 2. Make it [`encrypt_with`](crate::TokenSourceBuilder::encrypt_with), and read with the old one.
 /// 3. A day later, when the old tokens have ended, drop the old one.
 ///
+/// Processes that cannot read each other's values share nothing: each asks for a token of its own, and
+/// replaces the one in the store. Without the first step that is so until all have the new key.
+///
 /// `Debug` shows the id only; the key is wiped when the last clone is dropped.
 #[derive(Clone)]
 pub struct StoreKey {
@@ -56,7 +59,11 @@ impl StoreKey {
         id: impl Into<Arc<str>>,
         text: impl AsRef<str>,
     ) -> Result<Self, ConfigError> {
-        let wrong = || ConfigError::new("the store key is not 32 bytes in base64");
+        let wrong = || {
+            ConfigError::new(
+                "the store key is not 32 bytes in base64: `openssl rand -base64 32` makes one",
+            )
+        };
         let bytes = Zeroizing::new(BASE64.decode(text.as_ref().trim()).map_err(|_| wrong())?);
         let secret: [u8; LENGTH] = bytes.as_slice().try_into().map_err(|_| wrong())?;
         Ok(Self::new(id, secret))

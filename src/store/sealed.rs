@@ -160,7 +160,9 @@ pub(crate) fn open<T: DeserializeOwned>(
             let message = Message { msg: &text, aad: &bound_to(name, version) };
             let clear = XChaCha20Poly1305::new(key.secret().into())
                 .decrypt(&nonce.into(), message)
-                .map_err(|_| "it was tampered with, or is for another credential")?;
+                .map_err(
+                    |_| "it was tampered with, or encrypted with another key of the same id",
+                )?;
             let clear = Zeroizing::new(clear);
             serde_json::from_slice(&clear).map_err(|_| "it cannot be read")
         }

@@ -18,6 +18,8 @@ pub(super) fn default() -> Result<PathBuf, ConfigError> {
         folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))
     };
     caches.map(|caches| caches.join(NAME)).ok_or_else(|| {
-        ConfigError::new("the environment does not say where caches are kept: name a folder")
+        ConfigError::new(
+            "the environment does not say where caches are kept: use `FileStore::in_folder`",
+        )
     })
 }

@@ -123,7 +123,10 @@ impl RedisStore {
                 None => error.to_string(),
                 Some(_) => format!("{:?}", error.kind()),
             };
-            ConfigError::new(format!("the URL of a Redis server cannot be used: {reason}"))
+            ConfigError::new(format!(
+                "the URL of a Redis server cannot be used: {reason}; it is to begin with redis://, \
+                 rediss:// or redis+unix://, and signs like @ in a password are percent-encoded"
+            ))
         })?;
         Ok(Self { connection: Arc::new(Connection::new(servers)), prefix: "adobe-auth:".into() })
     }
@@ -157,7 +160,10 @@ impl RedisStore {
             command.arg(self.key(key, kind));
         }
         arguments(&mut command);
-        self.connection.ask(&command).await.map_err(|error| without_secrets(&error))
+        let answer = self.connection.ask(&command).await;
+        answer.map_err(|error| {
+            StoreError::new(format!("{}: {}", self.connection.servers(), without_secrets(&error)))
+        })
     }
 }
 
@@ -230,14 +236,12 @@ impl fmt::Debug for RedisStore {
 
 /// What went wrong, without an answer that could not be read, which may hold the token; and without
 /// what a server repeats of a command that it does not know: of `HELLO` that is the password.
-fn without_secrets(error: &RedisError) -> StoreError {
+fn without_secrets(error: &RedisError) -> String {
     if matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse) {
-        return StoreError::new("the server's answer is not what was asked for");
+        return "the server's answer is not what was asked for".to_owned();
     }
-    match error.to_string().split_once(", with args") {
-        Some((reason, _)) => StoreError::new(reason),
-        None => StoreError::new(error.clone()),
-    }
+    let text = error.to_string();
+    text.split_once(", with args").map_or(text.as_str(), |(reason, _)| reason).to_owned()
 }
 
 /// At least one: zero is no time to live.
