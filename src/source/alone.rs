@@ -36,6 +36,8 @@ impl Fleet {
         Duration::ZERO
     }
 
+    pub(super) fn credentials_have_changed(&self) {}
+
     pub(super) fn failure(&self) -> Option<StoreError> {
         None
     }

@@ -10,7 +10,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
     time::{Duration, SystemTime},
@@ -84,9 +84,17 @@ impl Sharing {
                 ));
             }
         };
-        let (known, failure, owed) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
-        let store = store.0;
-        let shared = Common { store, identity, keys, timeout, lease_ttl, known, failure, owed };
+        let shared = Common {
+            store: store.0,
+            identity,
+            keys,
+            timeout,
+            lease_ttl,
+            known: AtomicU64::default(),
+            failure: Mutex::default(),
+            changed: AtomicBool::default(),
+            owed: Mutex::default(),
+        };
         Ok(Fleet { shared: Some(shared) })
     }
 }
@@ -109,6 +117,8 @@ pub(super) struct Common {
     known: AtomicU64,
     /// What the store failed at, and how.
     failure: Mutex<Option<(&'static str, StoreError)>>,
+    /// The credentials have changed since the last flight.
+    changed: AtomicBool,
     /// The lease of a flight that could not give it back.
     owed: Mutex<Option<Owed>>,
 }
@@ -127,6 +137,11 @@ impl Fleet {
     /// How much longer than its own requests a flight may take.
     pub(super) fn longest_wait(&self) -> Duration {
         self.shared.as_ref().map_or(Duration::ZERO, |common| common.patience() + common.timeout)
+    }
+
+    /// Notes that the next flight flies because credentials have changed.
+    pub(super) fn credentials_have_changed(&self) {
+        self.shared.as_ref().inspect(|common| common.changed.store(true, Ordering::Release));
     }
 
     /// Why the store was of no use the last time that it was asked.
@@ -170,6 +185,10 @@ impl Common {
     /// above those that others know.
     pub(super) fn above(&self, now: SystemTime) -> u64 {
         self.known().max(unix_millis(now).min(1 << 48))
+    }
+
+    pub(super) fn take_changed(&self) -> bool {
+        self.changed.swap(false, Ordering::AcqRel)
     }
 
     pub(super) fn leave_owed(&self, owed: Owed) {

@@ -15,6 +15,10 @@ use crate::{
 /// By how much the clocks of two machines may differ, where the store counts a life down.
 pub(super) const CLOCKS_DIFFER: Duration = Duration::from_secs(5 * 60);
 
+/// A token of the same credential is not replaced for a new secret while it is so young: processes see
+/// the secret one after the other, and one token is proof enough that it is good.
+const YOUNG: Duration = Duration::from_secs(2 * 60);
+
 /// What a look at the store brings.
 pub(super) enum Look {
     /// Newer than ours, with its version.
@@ -26,12 +30,14 @@ pub(super) enum Look {
     Nothing,
 }
 
-/// The token of a stored value, by this source's schedule and clocks.
+/// The token of a stored value, by this source's schedule and clocks. Whether it is looked for because
+/// credentials have `changed`.
 pub(super) fn adopt(
     shared: &Arc<Shared>,
     common: &Common,
     name: &str,
     stored: &StoredToken,
+    changed: bool,
 ) -> Result<Look, &'static str> {
     let payload = open::<Payload>(name, stored, &common.keys)?;
     let lifetime = payload.lifetime();
@@ -50,8 +56,11 @@ pub(super) fn adopt(
         let age = lifetime - left;
         let refusals = if age < refusals::WINDOW { payload.refusals } else { 0 };
         // What each process may do for a host of its own would be too much for all of them.
-        let enough = refusals >= refusals::BELIEVED && shared.read(State::is_suspect);
-        if !enough {
+        let suspect = shared.read(State::is_suspect);
+        let enough = suspect && refusals >= refusals::BELIEVED;
+        let latest = stored.version() == common.known();
+        let serves = changed && !suspect && latest && age < YOUNG;
+        if !enough && !serves {
             return Ok(Look::Known(refusals));
         }
     }

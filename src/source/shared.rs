@@ -263,6 +263,7 @@ impl Shared {
     /// Replaces the token in hand, because its fetcher says that it would fetch another now.
     pub(super) fn renew_changed(self: &Arc<Self>) {
         self.update(State::forget_refusal);
+        self.fleet.credentials_have_changed();
         let _ = self.refresh(self.now());
     }
 

@@ -21,10 +21,13 @@ impl<F> TokenSourceBuilder<F> {
     /// not announced (or with [`refresh_on_demand`](Self::refresh_on_demand)), they look when their
     /// own token is due or refused.
     ///
-    /// An IMS that throttles (429) or is down (5xx) is asked as often as one process would ask it: what
-    /// it said lies in the store for as long as it is to be left alone, and the others fail with its
-    /// words. Of an API that refuses one token after the other, all processes together believe two
+    /// An IMS that throttles (429) or is down (5xx) is asked hardly more often than by one process: what
+    /// it said lies in the store for a time, and the others fail with its words. The next to ask is one of
+    /// them, since it may have been a proxy that spoke. Of an API that refuses one token after the other, all processes together believe two
     /// refusals a minute.
+    ///
+    /// Where a provider says that the secret has changed, the token is replaced; but not one that is
+    /// younger than two minutes, so that it costs one token and not one for each process.
     ///
     /// The credential is the IMS, the client id, the organization and the scopes.
     pub fn store(mut self, store: impl TokenStore) -> Self {

@@ -27,6 +27,8 @@ pub(super) struct Visit {
     left: Duration,
     /// It failed, or the flight has waited long enough: the rest is done without it.
     pub(super) alone: bool,
+    /// The flight flies because credentials have changed.
+    changed: bool,
     /// It was said that the value in the store is no good.
     warned: bool,
     /// The token that the flight brings is another process's.
@@ -62,7 +64,7 @@ impl Visit {
     pub(super) fn new(shared: &Shared) -> Self {
         let left = shared.common().map(|common| common.timeout);
         let (left, alone) = (left.unwrap_or_default(), left.is_none());
-        Self { left, alone, warned: false, taken: false, owed: None }
+        Self { left, alone, changed: false, warned: false, taken: false, owed: None }
     }
 
     /// Looks for a token that another process has fetched, and waits for one that is being fetched.
@@ -82,6 +84,7 @@ impl Visit {
 
     async fn try_ask(&mut self, shared: &Arc<Shared>, turn: &mut Turn) -> Option<AccessToken> {
         let common = shared.common()?;
+        self.changed |= common.take_changed();
         // Of a flight that panicked, or ended with its runtime.
         self.owed = common.take_owed().or(self.owed.take());
         self.release(shared, common).await;
@@ -178,7 +181,7 @@ impl Visit {
             count("miss");
             return None;
         };
-        match adopt(shared, common, name, &stored) {
+        match adopt(shared, common, name, &stored, self.changed) {
             Err(reason) => {
                 count("unreadable");
                 if !std::mem::replace(&mut self.warned, true) {

@@ -29,7 +29,7 @@ use crate::error::StoreError;
 /// - **One lease at a time.** While a lease is held and its time is not over, no other is granted
 ///   for the same key. After that one is, without anybody's help: its holder may be dead.
 /// - **Leases count up.** The [`version`](Lease::version) of a lease is higher than that of any
-///   lease or value before it, and higher than `above`.
+///   lease or value before it, also of those that are over, and higher than `above`.
 /// - **Values count up.** [`save`](Self::save) never replaces a value by one whose version is not
 ///   higher, also where two of them come at once: compare and write in one step. So a process that
 ///   was held up past the end of its lease does no harm.
@@ -38,8 +38,12 @@ use crate::error::StoreError;
 ///
 /// A store may lose everything at any time, and may fail. The source gives all calls for one token
 /// [a quarter of a second](crate::TokenSourceBuilder::store_timeout) together (and again
-/// after each wait for another process), then drops the future, and goes on alone; so does a source whose store panics. A store must not block the
-/// thread: that cannot be ended from outside.
+/// after each wait for another process), then drops the future, and goes on alone; so does a source
+/// whose store panics. A store must not block the thread, which cannot be ended from outside: a client
+/// that blocks belongs into `tokio::task::spawn_blocking`.
+///
+/// Whether the holder of a lease gets it again when it asks again is up to the store. So is when what is
+/// over is deleted.
 pub trait TokenStore: Send + Sync + 'static {
     /// The value that was saved last, unless its time is over.
     fn load(
@@ -121,7 +125,7 @@ impl StoredToken {
         self.version
     }
 
-    /// The value: UTF-8 text (JSON). Without a [`StoreKey`](crate::StoreKey) it holds the token.
+    /// The value: UTF-8 text (JSON), for a store that keeps text rather than bytes. Without a [`StoreKey`](crate::StoreKey) it holds the token.
     #[must_use]
     pub fn value(&self) -> &[u8] {
         &self.value

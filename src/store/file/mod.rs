@@ -34,6 +34,10 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// runs on Tokio's threads for it. A process that stays looks every five seconds whether another one has
 /// replaced the token.
 ///
+/// A program that ends at once should have
+/// [`replay_unauthorized`](crate::AdobeAuthLayer::replay_unauthorized): a token that an API refused is
+/// replaced beside the traffic, and stays in its file if the program ends before that.
+///
 /// # Example
 ///
 /// ```no_run
