@@ -589,6 +589,8 @@ async fn who_listens_over_a_connection_that_was_given_up_is_told() {
         clients.lines().count()
     };
     until("one that listens", || listening() == 1);
+    // An answer that comes after that to the subscription: it has been heard.
+    assert!(store.load("key").await.unwrap().is_none());
 
     server.signal("-STOP");
     let load = tokio::time::timeout(Duration::from_millis(250), store.load("key"));
