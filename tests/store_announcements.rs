@@ -240,7 +240,7 @@ async fn a_look_that_failed_is_taken_again() {
     assert!(tokens.status().store_error().is_some());
 
     store.broken.store(false, Ordering::SeqCst);
-    sleep(2 * SOON).await;
+    sleep(6 * SOON).await;
 
     assert_eq!(in_hand(&tokens), "token-2");
     assert!(tokens.status().store_error().is_none());

@@ -17,7 +17,8 @@ impl<F> TokenSourceBuilder<F> {
     ///
     /// A token that one process has fetched is taken by the others within half a minute where the store
     /// [announces](crate::TokenStore::changed) it, at a random moment, so that they do not look all
-    /// at once. So a token that an API refused to one process with 401 is dropped by all. Where it is
+    /// at once (where the store fails then, after one to three minutes, and ever more rarely after that).
+    /// So a token that an API refused to one process with 401 is dropped by all. Where it is
     /// not announced (or with [`refresh_on_demand`](Self::refresh_on_demand)), they look when their
     /// own token is due or refused.
     ///

@@ -31,9 +31,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 /// The pause after it could not be told what to listen for.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// The pause after the store failed; it doubles with each further failure. A look that fails ends a
+/// The pause after the store failed; it doubles with each further failure. A store that cannot keep up
+/// with the looks of a fleet is not to be kept busy with more of them. And a look that fails ends a
 /// connection that other sources listen over, who would look then, and fail, and so on for ever.
-const FIRST_PAUSE: Duration = Duration::from_secs(15);
+const FIRST_PAUSE: Duration = Duration::from_secs(120);
 
 /// Takes the tokens that others saved. Does not end; it is dropped with the keeper.
 pub(super) async fn watch(source: &Weak<Shared>) {
