@@ -116,8 +116,8 @@ async fn a_fleet_asks_an_ims_that_throttles_or_is_down_hardly_more_often_than_on
     for (status, retry_after, kind, most) in [
         (429, Some(30), ErrorKind::Throttled, 3),
         (503, Some(30), ErrorKind::Unavailable, 3),
-        (429, None, ErrorKind::Throttled, 24),
-        (503, None, ErrorKind::Unavailable, 24),
+        (429, None, ErrorKind::Throttled, 20),
+        (503, None, ErrorKind::Unavailable, 20),
     ] {
         let ims = Ims::in_trouble(status, retry_after);
         let fleet = ims.fleet(50, &MemoryStore::default());

@@ -231,54 +231,27 @@ async fn a_lease_of_any_length_can_be_asked_for() {
     drop(leader);
 }
 
-/// A store that says that somebody else has the lease: for ever, or again and again.
-#[derive(Clone, Default)]
-struct Held(Arc<AtomicUsize>);
+/// Answers who asks for a lease as it is told to, by how often that was asked before, if it is.
+#[derive(Clone)]
+struct Told {
+    inner: MemoryStore,
+    leases: Arc<AtomicUsize>,
+    answer: fn(usize, &str) -> Option<Option<Lease>>,
+}
 
-impl TokenStore for Held {
-    async fn load(&self, _key: &str) -> Result<Option<StoredToken>, StoreError> {
-        Ok(None)
-    }
-
-    async fn save(&self, _key: &str, _token: &StoredToken) -> Result<Saved, StoreError> {
-        Ok(Saved::Superseded)
-    }
-
-    async fn lease(
-        &self,
-        _key: &str,
-        _owner: &str,
-        _ttl: Duration,
-        _above: u64,
-    ) -> Result<Option<Lease>, StoreError> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        Ok(None)
-    }
-
-    async fn release(&self, _key: &str, _lease: &Lease) -> Result<(), StoreError> {
-        Ok(())
+impl Told {
+    fn new(answer: fn(usize, &str) -> Option<Option<Lease>>) -> Self {
+        Self { inner: MemoryStore::default(), leases: Arc::default(), answer }
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_lease_that_does_not_end_fails_no_caller() {
-    let store = Held::default();
-
-    assert!(wait_of_another(store.clone()).await < Duration::from_secs(24));
-    assert!(store.0.load(Ordering::SeqCst) > 10);
-}
-
-/// Grants one lease of a version that no other can follow.
-#[derive(Clone, Default)]
-struct LiesOnce(MemoryStore, Arc<AtomicUsize>);
-
-impl TokenStore for LiesOnce {
+impl TokenStore for Told {
     async fn load(&self, key: &str) -> Result<Option<StoredToken>, StoreError> {
-        self.0.load(key).await
+        self.inner.load(key).await
     }
 
     async fn save(&self, key: &str, token: &StoredToken) -> Result<Saved, StoreError> {
-        self.0.save(key, token).await
+        self.inner.save(key, token).await
     }
 
     async fn lease(
@@ -288,21 +261,31 @@ impl TokenStore for LiesOnce {
         ttl: Duration,
         above: u64,
     ) -> Result<Option<Lease>, StoreError> {
-        if self.1.fetch_add(1, Ordering::SeqCst) == 0 {
-            return Ok(Some(Lease::new(owner, u64::MAX)));
+        match (self.answer)(self.leases.fetch_add(1, Ordering::SeqCst), owner) {
+            Some(told) => Ok(told),
+            None => self.inner.lease(key, owner, ttl, above).await,
         }
-        self.0.lease(key, owner, ttl, above).await
     }
 
     async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {
-        self.0.release(key, lease).await
+        self.inner.release(key, lease).await
     }
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_that_does_not_end_fails_no_caller() {
+    // Somebody else has it: for ever, or again and again.
+    let store = Told::new(|_, _| Some(None));
+
+    assert!(wait_of_another(store.clone()).await < Duration::from_secs(24));
+    assert!(store.leases.load(Ordering::SeqCst) > 10);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_lied_once_about_a_version_is_of_use_again() {
-    let store = LiesOnce::default();
-    let lied_to = process(store.clone(), answers);
+    // No other version can follow that one.
+    let store = Told::new(|before, owner| (before == 0).then(|| Some(Lease::new(owner, u64::MAX))));
+    let lied_to = process(store, answers);
     lied_to.token().await.unwrap();
     assert!(lied_to.status().store_error().is_some());
 

@@ -32,8 +32,8 @@ const RIVALS: u64 = 16;
 /// Checks whether a [`TokenStore`] of your own does what a source relies on. Takes some seconds.
 ///
 /// `make` makes a store as each process would: all of them lead to the same place. The check uses
-/// keys of its own there, and disturbs nobody; what it leaves there ends within a minute. How quick the
-/// store is, it does not say.
+/// keys of its own there, and disturbs nobody; the values and leases that it leaves there end within a
+/// minute. How quick the store is, it does not say.
 ///
 /// # Errors
 ///

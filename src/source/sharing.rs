@@ -24,8 +24,8 @@ impl<F> TokenSourceBuilder<F> {
     ///
     /// An IMS that throttles (429) or is down (5xx) is asked hardly more often than by one process: what
     /// it said lies in the store for a time, and the others fail with its words. The next to ask is one of
-    /// them, since it may have been a proxy that spoke. Of an API that refuses one token after the other, all processes together believe two
-    /// refusals a minute.
+    /// them, since it may have been a proxy that spoke. Of an API that refuses one token after the other,
+    /// all processes together believe two refusals a minute.
     ///
     /// Where a provider says that the secret has changed, the token is replaced; but not one that is
     /// younger than two minutes, so that it costs one token and not one for each process.

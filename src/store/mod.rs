@@ -24,15 +24,14 @@ pub(crate) use self::{
     sealed::{Payload, open, seal},
     token_store::ErasedTokenStore,
 };
+pub use self::{
+    key::StoreKey,
+    memory::MemoryStore,
+    token_store::{Lease, Saved, StoredToken, TokenStore},
+};
 
 /// Whether a version, which is about the time in milliseconds, is not far ahead of `now`. One that is,
 /// is none of ours, and nothing could replace it.
 pub(crate) fn is_sane(version: u64, now: u64) -> bool {
     version < now.saturating_add(365 * 86_400_000)
 }
-
-pub use self::{
-    key::StoreKey,
-    memory::MemoryStore,
-    token_store::{Lease, Saved, StoredToken, TokenStore},
-};

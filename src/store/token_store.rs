@@ -125,7 +125,8 @@ impl StoredToken {
         self.version
     }
 
-    /// The value: UTF-8 text (JSON), for a store that keeps text rather than bytes. Without a [`StoreKey`](crate::StoreKey) it holds the token.
+    /// The value: UTF-8 text (JSON), for a store that keeps text rather than bytes. Without a
+    /// [`StoreKey`](crate::StoreKey) it holds the token.
     #[must_use]
     pub fn value(&self) -> &[u8] {
         &self.value

@@ -24,8 +24,8 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// A [`TokenStore`] in a folder: for command-line tools, and for the processes of one host.
 ///
 /// Files are replaced in one step, so that nobody reads half of one. Only the user can read them
-/// (mode 0600 in a folder of mode 0700, on Unix); a file that others may write or own is not read (root may). A file
-/// that is corrupt or not one of ours is not there, and a `warn` event tells of it. With
+/// (mode 0600 in a folder of mode 0700, on Unix); a file that others, root aside, own or may write is
+/// not read. A file that is corrupt or not one of ours is not there, and a `warn` event tells of it. With
 /// [`encrypt_with`](crate::TokenSourceBuilder::encrypt_with) the token does not lie there in clear.
 ///
 /// The lease is an advisory lock (`flock` on Unix, `LockFileEx` on Windows): if its holder dies,

@@ -170,7 +170,10 @@ impl Connection {
             Err(opening) => opening,
         };
         match opening.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(Ok(()))) => self.current().ok_or_else(|| lost().into()),
+            // Others may have left it already.
+            Ok(Some(Ok(()))) => self
+                .current()
+                .ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted).into()),
             Ok(Some(Err(error))) => Err(error.clone()),
             _ => Err(PANICKED.into()),
         }
@@ -253,11 +256,6 @@ impl Heard {
         // Nobody may be listening.
         let _ = self.announcements.send(announcement);
     }
-}
-
-/// Others have left the connection already.
-fn lost() -> io::Error {
-    io::ErrorKind::ConnectionAborted.into()
 }
 
 async fn in_time<T>(asked: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
