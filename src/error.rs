@@ -1,8 +1,12 @@
-//! The errors that users match on: what failed, whether trying again can help, and what to do.
+//! The errors that users match on: what failed, whether a retry can help, and what to do.
+
+mod causes;
 
 use std::{borrow::Cow, error::Error, fmt, sync::Arc, time::Duration};
 
 use http::StatusCode;
+
+use self::causes::{Bounded, bounded};
 
 /// The error type of the layer and of every service that it wraps, as in `tower` itself.
 ///
@@ -13,39 +17,41 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// IMS refused the credentials, the scopes or the request ([RFC 6749 §5.2]). Permanent: the
-    /// configuration must change.
+    /// IMS rejected the credentials, the scopes or the request ([RFC 6749 §5.2]). Permanent, because
+    /// the configuration must change; the source still retries at a slow rate.
     ///
     /// [RFC 6749 §5.2]: https://www.rfc-editor.org/rfc/rfc6749#section-5.2
     Rejected,
-    /// IMS answered 429: the integration asks for too many tokens.
+    /// IMS responded with 429, because the client requests too many tokens.
     Throttled,
-    /// IMS answered 5xx.
+    /// IMS responded with a 5xx status.
     Unavailable,
-    /// IMS could not be reached, or the connection broke.
+    /// The connection to IMS was refused, failed its TLS handshake, or broke.
     Connection,
-    /// IMS did not answer within the request timeout.
+    /// IMS sent no complete response within the request timeout.
     Timeout,
-    /// IMS answered something that is not a usable token.
+    /// The response of IMS holds no usable token.
     Malformed,
-    /// A [`FetchToken`](crate::FetchToken) or the provider of the credentials failed.
+    /// A [`FetchToken`](crate::FetchToken) or [`ProvideCredentials`](crate::ProvideCredentials)
+    /// implementation returned an error.
     Fetch,
-    /// The caller waited as long as it was willing to; the token request may still be under way.
+    /// The caller's timeout elapsed while it waited for a token. The refresh continues.
     AcquireTimeout,
-    /// The caller asked for more remaining life than the tokens of this source ever have.
+    /// The caller requires a remaining life that no token of this source has.
     Lifetime,
-    /// The code that fetches the token panicked.
+    /// A [`FetchToken`](crate::FetchToken) or [`ProvideCredentials`](crate::ProvideCredentials)
+    /// implementation panicked.
     Panicked,
-    /// The runtime that the token request ran on ended before the answer came.
+    /// The Tokio runtime of the refresh shut down before the refresh completed.
     RuntimeLost,
-    /// The caller is outside a Tokio runtime and no valid token is in hand.
+    /// The caller runs outside a Tokio runtime, and no usable token is cached.
     NoRuntime,
-    /// The source was shut down.
+    /// The source was shut down, and no usable token is cached.
     Shutdown,
 }
 
 impl ErrorKind {
-    /// All of them, to the last.
+    /// Every kind, in the order of declaration.
     #[cfg(feature = "metrics")]
     pub(crate) const ALL: [Self; Self::Shutdown as usize + 1] = [
         Self::Rejected,
@@ -83,7 +89,7 @@ impl ErrorKind {
         }
     }
 
-    /// Whether the same call can succeed later with nothing changed but the time.
+    /// Whether a later retry can succeed without a change of the configuration.
     const fn is_transient(self) -> bool {
         match self {
             Self::Rejected | Self::Lifetime | Self::Shutdown | Self::Fetch => false,
@@ -100,14 +106,17 @@ impl ErrorKind {
     }
 }
 
-/// Why no access token could be had.
+/// No access token could be obtained.
 ///
-/// Cloning is cheap: one failure is shared by all who waited for it, with its source chain.
+/// Clones share one error and its chain of causes, so cloning is cheap.
 ///
-/// `Display` is one line for an operator. It holds no secret, no token and no response body; what
-/// IMS said is kept in [`status`](Self::status), [`oauth_error`](Self::oauth_error),
+/// `Display` is one line for an operator, without a secret, a token or a response body. The parts of
+/// a response of IMS are [`status`](Self::status), [`oauth_error`](Self::oauth_error),
 /// [`oauth_error_description`](Self::oauth_error_description), [`debug_id`](Self::debug_id) and
 /// [`retry_after`](Self::retry_after).
+///
+/// Below it are at most 16 causes of at most 2,000 bytes each. A cause that exceeds this is
+/// replaced by the text of its nearest causes, so that a log line has a bound.
 ///
 /// # Example
 ///
@@ -134,7 +143,7 @@ struct Inner {
     source: Option<BoxError>,
 }
 
-/// What IMS said when it gave no token.
+/// The parts of a response of IMS without a usable token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ImsFailure {
     pub(crate) status: StatusCode,
@@ -165,13 +174,14 @@ impl TokenError {
         Self::build(kind, kind.is_transient(), message.into(), Some(answer), None)
     }
 
-    /// A failure of a [`FetchToken`](crate::FetchToken) of your own that may pass: it is tried
-    /// again, with backoff.
+    /// A failure of your own [`FetchToken`](crate::FetchToken) that may pass. The source retries
+    /// with backoff.
     pub fn transient(source: impl Into<BoxError>) -> Self {
         Self::build(ErrorKind::Fetch, true, FETCH_FAILED, None, Some(source.into()))
     }
 
-    /// A failure of a [`FetchToken`](crate::FetchToken) of your own that will not pass by itself.
+    /// A failure of your own [`FetchToken`](crate::FetchToken) that needs a change of the
+    /// configuration. The source retries at a slow rate.
     pub fn permanent(source: impl Into<BoxError>) -> Self {
         Self::build(ErrorKind::Fetch, false, FETCH_FAILED, None, Some(source.into()))
     }
@@ -187,68 +197,69 @@ impl TokenError {
         answer: Option<ImsFailure>,
         source: Option<BoxError>,
     ) -> Self {
+        let source = source.map(bounded);
         let inner = Inner { kind, transient, message, answer, source };
         Self { inner: Arc::new(inner), retry_in: None }
     }
 
-    /// The same failure, told to a caller who has to wait `retry_in` before another try is made.
+    /// The same failure for a caller during the backoff, which ends in `retry_in`.
     pub(crate) fn retry_in_after(&self, retry_in: Duration) -> Self {
         Self { inner: Arc::clone(&self.inner), retry_in: Some(retry_in) }
     }
 
-    /// What kind of failure it is.
+    /// The kind of failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind
     }
 
-    /// Whether trying again later can help with nothing else changed.
+    /// Whether a later retry can succeed without a change of the configuration.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.inner.transient
     }
 
-    /// How long the source backs off before it asks for a token again.
+    /// The remaining backoff: how long the source waits before its next token request.
     ///
-    /// Calls before that are answered at once from this failure. `None` where the source is not
-    /// backing off.
+    /// Until then, callers without a usable token fail immediately with this error. `None` if the
+    /// source is not in backoff.
     #[must_use]
     pub fn retry_in(&self) -> Option<Duration> {
         self.retry_in
     }
 
-    /// The HTTP status of IMS's answer.
+    /// The HTTP status of the response of IMS.
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
         self.inner.answer.as_ref().map(|answer| answer.status)
     }
 
-    /// The `error` code of IMS's answer, such as `invalid_client` (RFC 6749 §5.2).
+    /// The `error` code in the response of IMS, such as `invalid_client` (RFC 6749 §5.2).
     #[must_use]
     pub fn oauth_error(&self) -> Option<&str> {
         self.inner.answer.as_ref()?.error.as_deref()
     }
 
-    /// The `error_description` of IMS's answer, on one line and of bounded length.
+    /// The `error_description` in the response of IMS, as one line of at most 257 characters.
     #[must_use]
     pub fn oauth_error_description(&self) -> Option<&str> {
         self.inner.answer.as_ref()?.error_description.as_deref()
     }
 
-    /// The `x-debug-id` of IMS's answer, by which Adobe's support finds the failure.
+    /// The `x-debug-id` of the response of IMS, by which Adobe's support finds the failure.
     #[must_use]
     pub fn debug_id(&self) -> Option<&str> {
         self.inner.answer.as_ref()?.debug_id.as_deref()
     }
 
-    /// How long IMS asked to be left alone (`Retry-After`), as it said it.
+    /// The `Retry-After` of the response of IMS, before any cap.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.inner.answer.as_ref()?.retry_after
     }
 }
 
-const FETCH_FAILED: Cow<'static, str> = Cow::Borrowed("the token could not be fetched");
+const FETCH_FAILED: Cow<'static, str> = Cow::Borrowed("the token fetcher failed");
 
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -266,7 +277,7 @@ impl fmt::Display for TokenError {
             }
             f.write_str(")")?;
         }
-        // A permanent failure is no better then: to say when would invite to wait for it.
+        // Not for a permanent failure: naming a time would suggest that waiting helps.
         if let Some(retry_in) = self.retry_in.filter(|_| self.is_transient()) {
             write!(f, "; next try in {retry_in:.1?}")?;
         }
@@ -283,7 +294,7 @@ impl fmt::Debug for TokenError {
             .field("message", message)
             .field("answer", answer)
             .field("retry_in", &self.retry_in)
-            .field("source", source)
+            .field("source", &source.as_deref().map(|source| Bounded(source)))
             .finish()
     }
 }
@@ -294,9 +305,9 @@ impl Error for TokenError {
     }
 }
 
-/// Credentials, an environment or a builder's settings are not usable.
+/// Credentials, an environment or a builder's settings are invalid.
 ///
-/// `Display` names the environment variable or the field at fault, never its value.
+/// `Display` names the invalid environment variable, field or setting, never its value.
 #[derive(Clone)]
 pub struct ConfigError {
     message: Cow<'static, str>,
@@ -312,7 +323,7 @@ impl ConfigError {
         message: impl Into<Cow<'static, str>>,
         source: impl Into<BoxError>,
     ) -> Self {
-        Self { message: message.into(), source: Some(source.into().into()) }
+        Self { message: message.into(), source: Some(bounded(source.into()).into()) }
     }
 }
 
@@ -325,7 +336,10 @@ impl fmt::Display for ConfigError {
 impl fmt::Debug for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { message, source } = self;
-        f.debug_struct("ConfigError").field("message", message).field("source", source).finish()
+        f.debug_struct("ConfigError")
+            .field("message", message)
+            .field("source", &source.as_deref().map(|source| Bounded(source)))
+            .finish()
     }
 }
 
@@ -335,18 +349,24 @@ impl Error for ConfigError {
     }
 }
 
-/// A token store failed: it could not be reached, was full, or answered nonsense.
+/// A call of a token store failed: the store is unreachable, full, or holds an invalid value.
 ///
-/// No request fails of it: the source goes on alone.
-#[derive(Clone, Debug)]
+/// It fails no request, because the process then requests a token of its own.
+#[derive(Clone)]
 pub struct StoreError {
     source: Arc<dyn Error + Send + Sync>,
 }
 
 impl StoreError {
-    /// What a token store reports. `source` is logged: it must hold no secret.
+    /// Wraps the error of a token store. `source` is logged, so it must not hold a secret.
     pub fn new(source: impl Into<BoxError>) -> Self {
-        Self { source: source.into().into() }
+        Self { source: bounded(source.into()).into() }
+    }
+}
+
+impl fmt::Debug for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreError").field("source", &Bounded(&*self.source)).finish()
     }
 }
 
@@ -362,9 +382,9 @@ impl Error for StoreError {
     }
 }
 
-/// A request to an allowed host would have carried the token over plain `http`.
+/// A request to an allowed host uses plain `http`, over which the token would be readable.
 ///
-/// It was not sent. Use `https`; only loopback hosts may be plain.
+/// The request was not sent. Use `https`; only loopback hosts may use plain `http`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InsecureUri {
     uri: String,
