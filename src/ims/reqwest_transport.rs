@@ -1,6 +1,9 @@
 //! Reaches IMS with reqwest.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Uri, uri::Scheme};
@@ -24,9 +27,9 @@ impl ReqwestTransport {
     }
 
     async fn exchange(&self, request: Request<Bytes>) -> Result<Answer, TokenError> {
-        let request = reqwest::Request::try_from(request).map_err(no_answer)?;
+        let request = reqwest::Request::try_from(request).map_err(no_response)?;
         let url = request.url().clone();
-        let response = self.client.execute(request).await.map_err(no_answer)?;
+        let response = self.client.execute(request).await.map_err(no_response)?;
         if *response.url() != url {
             return Err(TokenError::new(
                 ErrorKind::Malformed,
@@ -45,34 +48,89 @@ impl Transport for ReqwestTransport {
     }
 }
 
-/// The client that is used where none is given.
+/// The clients of sources without a client of their own, by their settings. A process has as many as
+/// it has different settings in use, usually one.
+static CLIENTS: Mutex<Vec<(Settings, Weak<ReqwestTransport>)>> = Mutex::new(Vec::new());
+
+/// All that distinguishes one default client from another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Settings {
+    connect_timeout: Duration,
+    /// Whether IMS is reached over plain `http`, which is for loopback only.
+    is_plain: bool,
+}
+
+/// Returns the default client, which all sources with the same settings share.
+///
+/// Building one takes milliseconds and 100 KiB, mostly for root certificates. It can be shared
+/// between runtimes, because it keeps neither connections nor tasks between two requests.
 pub(crate) fn default_transport(
     token_url: &Uri,
     connect_timeout: Duration,
 ) -> Result<Arc<dyn Transport>, ConfigError> {
+    let is_plain = token_url.scheme() == Some(&Scheme::HTTP);
+    let settings = Settings { connect_timeout, is_plain };
+    if let Some(transport) = find(&mut clients(), settings) {
+        return Ok(transport);
+    }
+    // Not under the lock: reqwest logs, and loggers are foreign code.
+    let built = Arc::new(ReqwestTransport::new(build(settings)?));
+    let mut clients = clients();
+    // Another thread may have built the same client in the meantime.
+    if let Some(transport) = find(&mut clients, settings) {
+        return Ok(transport);
+    }
+    clients.push((settings, Arc::downgrade(&built)));
+    Ok(built)
+}
+
+fn clients() -> MutexGuard<'static, Vec<(Settings, Weak<ReqwestTransport>)>> {
+    CLIENTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Finds the client with these settings, and forgets those that no source uses any more.
+fn find(
+    clients: &mut Vec<(Settings, Weak<ReqwestTransport>)>,
+    settings: Settings,
+) -> Option<Arc<ReqwestTransport>> {
+    clients.retain(|(_, client)| client.strong_count() > 0);
+    let (_, client) = clients.iter().find(|(known, _)| *known == settings)?;
+    client.upgrade()
+}
+
+/// Builds a client with every setting explicit whose default depends on reqwest's features.
+///
+/// Cargo unifies features: reqwest has those that any crate of the program enables, and they turn on
+/// decompression, OpenSSL, another resolver and HTTP/2. Only the proxy is left to the program: the
+/// features `socks` and `system-proxy` let this client use the proxy that its other clients use.
+fn build(Settings { connect_timeout, is_plain }: Settings) -> Result<Client, ConfigError> {
     let mut client = Client::builder()
+        .tls_backend_rustls()
+        .http1_only()
+        .no_hickory_dns()
+        .no_gzip()
+        .no_brotli()
+        .no_deflate()
+        .no_zstd()
         .connect_timeout(connect_timeout)
         .redirect(redirect::Policy::none())
         .retry(reqwest::retry::never())
         .referer(false)
-        // A token is asked for about once a day. A connection kept until then is dead, and one
-        // kept at all may belong to a runtime that has ended since.
+        // Tokens are requested about once a day. A connection kept that long is dead, and its task
+        // would belong to a runtime that may have shut down since.
         .pool_max_idle_per_host(0);
-    // Plain http is for loopback alone: through a proxy it would carry the secret in clear.
-    if token_url.scheme() == Some(&Scheme::HTTP) {
+    // A proxy would read the secret, and loopback has none in between.
+    if is_plain {
         client = client.no_proxy();
     }
-    let client = client
-        .build()
-        .map_err(|error| ConfigError::with_source("the HTTP client cannot be built", error))?;
-    Ok(Arc::new(ReqwestTransport::new(client)))
+    client.build().map_err(|error| ConfigError::with_source("cannot build the HTTP client for IMS", error))
 }
 
-/// The cause is kept, without the URL: after a redirect it is not ours, and may hold anything.
-fn no_answer(error: reqwest::Error) -> TokenError {
+/// Keeps the cause, but not its URL: after a redirect, the server chose that URL.
+fn no_response(error: reqwest::Error) -> TokenError {
     let error = error.without_url();
     if error.is_timeout() {
-        return TokenError::with_source(ErrorKind::Timeout, "IMS did not answer in time", error);
+        return TokenError::with_source(ErrorKind::Timeout, "IMS did not respond in time", error);
     }
     if error.is_connect() {
         let message = "IMS could not be reached";
