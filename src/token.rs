@@ -36,10 +36,12 @@ pub struct TokenResponse {
 }
 
 impl TokenResponse {
-    /// A token that lives for `expires_in` from the moment it was asked for.
+    /// A token that lives for `expires_in` from the moment it was requested. `access_token` is wiped.
     pub fn new(access_token: impl Into<String>, expires_in: Duration) -> Self {
+        // Converting the `String` itself could shrink its allocation and leave the token behind.
+        let access_token = Zeroizing::new(access_token.into());
         Self {
-            access_token: SecretString::from(access_token.into()),
+            access_token: SecretString::from(access_token.as_str()),
             expires_in,
             client_id: None,
             org_id: None,

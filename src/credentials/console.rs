@@ -1,6 +1,10 @@
 //! Credentials from the files of the Adobe Developer Console.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 
 use zeroize::Zeroizing;
 
@@ -11,32 +15,56 @@ use super::{
 };
 use crate::error::ConfigError;
 
-/// The largest file that is read. The Console's files have a few kilobytes.
-const MAX_BYTES: u64 = 1024 * 1024;
+/// The largest file that is read, in bytes. Files of the Console have a few kilobytes.
+const MAX_BYTES: usize = 1024 * 1024;
 
-/// Room for a usual file, which is then not moved about in memory while it is read.
-const USUAL_BYTES: usize = 16 * 1024;
+/// The first buffer of a file, in bytes: larger than a usual file.
+const FIRST_BUFFER: usize = 16 * 1024;
 
 pub(super) fn read_file(path: &Path) -> Result<Credentials, ConfigError> {
     read(&bytes(path)?)
 }
 
 pub(super) fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(USUAL_BYTES));
-    let length = File::open(path)
-        .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| {
-            ConfigError::with_source(format!("cannot read {}", path.display()), error)
-        })?;
-    if length as u64 > MAX_BYTES {
-        return Err(ConfigError::new(format!("{} is too large to be read", path.display())));
+    let bytes = File::open(path).and_then(read_to_end).map_err(|error| {
+        ConfigError::with_source(format!("cannot read {}", path.display()), error)
+    })?;
+    if bytes.len() > MAX_BYTES {
+        let path = path.display();
+        return Err(ConfigError::new(format!(
+            "{path} is too large to be read as credentials; the limit is {MAX_BYTES} bytes"
+        )));
     }
+    Ok(bytes)
+}
+
+/// Reads at most one byte more than [`MAX_BYTES`].
+///
+/// Unlike the standard library's method, it wipes a buffer that was too small.
+fn read_to_end(file: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut file = file.take(MAX_BYTES as u64 + 1);
+    let mut bytes = Zeroizing::new(vec![0; FIRST_BUFFER]);
+    let mut length = 0;
+    loop {
+        if length == bytes.len() {
+            let mut larger = Zeroizing::new(vec![0; 2 * length]);
+            larger[..length].copy_from_slice(&bytes);
+            bytes = larger;
+        }
+        match file.read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(length);
     Ok(bytes)
 }
 
 pub(super) fn read(bytes: &[u8]) -> Result<Credentials, ConfigError> {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-    // The error of serde stays behind; only its place is told.
+    // Only the position of serde's error is kept, because its text may quote the document.
     let document = Json::parse(bytes).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         ConfigError::new(format!("the credentials are not JSON at line {line}, column {column}"))

@@ -51,4 +51,5 @@ pub use provide::ProvideCredentials;
 pub use scopes::Scopes;
 pub use secret::ClientSecret;
 
+pub(crate) use json::{Text, text};
 pub(crate) use provide::Provider;

@@ -5,9 +5,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{Engine, decoded_len_estimate, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 /// The claims on the life of a token, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ impl Claims {
         if parts.next().is_some() {
             return None;
         }
-        let payload = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
+        let payload = decode(payload)?;
         let payload: Payload = serde_json::from_slice(&payload).ok()?;
         Some(Self {
             created_at: payload.created_at.as_ref().and_then(milliseconds),
@@ -50,6 +51,16 @@ impl Claims {
         let end = Duration::from_millis(created_at.saturating_add(self.expires_in));
         end.saturating_sub(now).min(self.lifetime())
     }
+}
+
+/// Decodes base64 into memory that is wiped, also where the input is invalid.
+fn decode(payload: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let payload = payload.trim_end_matches('=');
+    // A buffer that grows would leave copies behind.
+    let room = decoded_len_estimate(payload.len());
+    let mut decoded = Zeroizing::new(Vec::with_capacity(room));
+    URL_SAFE_NO_PAD.decode_vec(payload, &mut decoded).ok()?;
+    Some(decoded)
 }
 
 fn milliseconds(claim: &Value) -> Option<u64> {

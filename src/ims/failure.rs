@@ -3,29 +3,39 @@
 use std::time::{Duration, SystemTime};
 
 use http::{StatusCode, header::RETRY_AFTER};
-use serde::Deserialize;
-use serde_json::Value;
-
-use zeroize::Zeroizing;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::{
     lifetime::Arrival,
     response::{self, Answer},
     sanitize::sanitize,
 };
-use crate::error::{ErrorKind, ImsFailure, TokenError};
+use crate::{
+    credentials::{self, Text},
+    error::{ErrorKind, ImsFailure, TokenError},
+};
 
 /// Ten thousand years: longer than any date can say, and no clock of ours overflows on the way.
 const LONGEST_RETRY_AFTER: u64 = 10_000 * 366 * 24 * 60 * 60;
 
-/// The error body of RFC 6749 §5.2.
+/// The error body of RFC 6749 §5.2. A field of another type counts as missing.
 #[derive(Default, Deserialize)]
+#[serde(default)]
 struct Refusal {
-    error: Option<Value>,
-    error_description: Option<Value>,
-    /// No refusal has one. What has both may repeat the one in the other.
-    #[serde(default, deserialize_with = "response::secret")]
-    access_token: Option<Zeroizing<String>>,
+    #[serde(deserialize_with = "text")]
+    error: Option<Text>,
+    #[serde(deserialize_with = "text")]
+    error_description: Option<Text>,
+    /// Part of no refusal. A response with a token and an error may repeat the token in the error;
+    /// if the token cannot be read, nothing of the response is shown.
+    #[serde(deserialize_with = "response::text")]
+    access_token: Option<Text>,
+}
+
+/// Reads a text into memory that is wiped, because an error may repeat the secret.
+fn text<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Text>, D::Error> {
+    Ok(Option::<&RawValue>::deserialize(json)?.and_then(credentials::text))
 }
 
 /// The error of an answer whose status is not 200.
@@ -37,7 +47,9 @@ pub(crate) fn refusal(answer: &Answer, secrets: &[&str], wall: SystemTime) -> To
 
 /// What IMS said, fit for a log line: without `secrets` and without the answer's own token.
 pub(crate) fn said(answer: &Answer, secrets: &[&str], wall: SystemTime) -> ImsFailure {
-    let body: Refusal = serde_json::from_slice(answer.text()).unwrap_or_default();
+    let body = Some(answer.text()).filter(|body| body.starts_with(b"{"));
+    let body: Refusal =
+        body.and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
     let mut secrets = secrets.to_vec();
     if let Some(token) = body.access_token.as_deref() {
         secrets.push(token);
@@ -47,8 +59,8 @@ pub(crate) fn said(answer: &Answer, secrets: &[&str], wall: SystemTime) -> ImsFa
     let line = |text: &str| Some(sanitize(text, &secrets)).filter(|line| !line.is_empty());
     ImsFailure {
         status: answer.status,
-        error: body.error.as_ref().and_then(Value::as_str).and_then(line),
-        error_description: body.error_description.as_ref().and_then(Value::as_str).and_then(line),
+        error: body.error.as_deref().and_then(|error| line(error)),
+        error_description: body.error_description.as_deref().and_then(|text| line(text)),
         debug_id: answer.header("x-debug-id").and_then(|id| line(&id)),
         retry_after: answer
             .header(RETRY_AFTER.as_str())

@@ -2,17 +2,22 @@
 
 use std::{borrow::Cow, time::SystemTime};
 
-use http::{HeaderMap, StatusCode, header::DATE};
-use serde::{Deserialize, Deserializer};
-use serde_json::{Value, error::Category};
+use http::{
+    HeaderMap, StatusCode,
+    header::{CONTENT_ENCODING, DATE},
+};
+use serde::{Deserialize, Deserializer, de::Error};
+use serde_json::{Value, error::Category, value::RawValue};
 use zeroize::Zeroizing;
 
 use super::{
     claims::Claims,
     failure,
     lifetime::{Arrival, lifetime},
+    sanitize::sanitize,
 };
 use crate::{
+    credentials::{self, Text},
     error::{ErrorKind, TokenError},
     token::TokenResponse,
 };
@@ -31,6 +36,13 @@ impl Answer {
         Some(String::from_utf8_lossy(self.headers.get(name)?.as_bytes()))
     }
 
+    /// The encoding of the body, unless it is sent as it is.
+    fn encoding(&self) -> Option<Cow<'_, str>> {
+        let encoding = self.header(CONTENT_ENCODING.as_str())?;
+        let is_identity = matches!(encoding.trim().to_ascii_lowercase().as_str(), "" | "identity");
+        (!is_identity).then_some(encoding)
+    }
+
     pub(crate) fn arrival(&self, wall: SystemTime) -> Arrival {
         let date = self.header(DATE.as_str());
         Arrival { date: date.and_then(|date| httpdate::parse_http_date(date.trim()).ok()), wall }
@@ -45,17 +57,16 @@ impl Answer {
 
 #[derive(Deserialize)]
 struct Success {
-    #[serde(default, deserialize_with = "secret")]
-    access_token: Option<Zeroizing<String>>,
+    #[serde(default, deserialize_with = "text")]
+    access_token: Option<Text>,
     token_type: Option<Value>,
     expires_in: Option<Value>,
 }
 
-/// Text that is wiped when it is dropped.
-pub(super) fn secret<'de, D: Deserializer<'de>>(
-    json: D,
-) -> Result<Option<Zeroizing<String>>, D::Error> {
-    Ok(Option::<String>::deserialize(json)?.map(Zeroizing::new))
+/// Reads a text into memory that is wiped.
+pub(super) fn text<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Text>, D::Error> {
+    let Some(json) = Option::<&RawValue>::deserialize(json)? else { return Ok(None) };
+    credentials::text(json).map(Some).ok_or_else(|| D::Error::custom("not a text"))
 }
 
 /// Reads the answer that came at `wall`. `secrets` are kept out of the error.
@@ -67,16 +78,24 @@ pub(crate) fn read(
     if answer.status != StatusCode::OK {
         return Err(failure::refusal(answer, secrets, wall));
     }
-    token(answer, wall).map_err(|message| {
+    token(answer, secrets, wall).map_err(|message| {
         let said = failure::said(answer, secrets, wall);
         TokenError::with_answer(ErrorKind::Malformed, message, said)
     })
 }
 
-fn token(answer: &Answer, wall: SystemTime) -> Result<TokenResponse, Cow<'static, str>> {
+fn token(
+    answer: &Answer,
+    secrets: &[&str],
+    wall: SystemTime,
+) -> Result<TokenResponse, Cow<'static, str>> {
+    if let Some(encoding) = answer.encoding() {
+        let encoding = sanitize(&encoding, secrets);
+        return Err(format!("IMS responded with a body encoded as {encoding}").into());
+    }
     let Success { access_token, token_type, expires_in } = parse(answer)?;
 
-    let mut access_token = access_token.ok_or("IMS answered without an access_token")?;
+    let access_token = access_token.ok_or("IMS answered without an access_token")?;
     if access_token.is_empty() {
         return Err("IMS answered with an empty access_token".into());
     }
@@ -95,7 +114,7 @@ fn token(answer: &Answer, wall: SystemTime) -> Result<TokenResponse, Cow<'static
 
     let claims = Claims::of(&access_token);
     let life = lifetime(expires_in.as_ref(), claims, answer.arrival(wall))?;
-    Ok(TokenResponse::new(std::mem::take(&mut *access_token), life))
+    Ok(TokenResponse::new(access_token.as_str(), life))
 }
 
 fn parse(answer: &Answer) -> Result<Success, Cow<'static, str>> {

@@ -1,22 +1,27 @@
-//! What a server says, made fit for a log line.
+//! Makes a text from a server fit for a log line.
 
-use std::borrow::Cow;
+use crate::credentials::Text;
 
 const MAX_CHARS: usize = 256;
 const REDACTED: &str = "[redacted]";
 
-/// Secrets shorter than this are looked for as whole words: they may be part of ordinary ones.
+/// Shorter secrets, in bytes, are redacted only as whole words, because they may be part of a word.
 const DISTINCTIVE: usize = 8;
 
-/// `text` on one line of bounded length, with no control character and without any of `secrets`.
+/// Returns `text` as one line of bounded length, without control characters and `secrets`.
+///
+/// Every copy of `text` that may hold a secret is wiped.
 pub(crate) fn sanitize(text: &str, secrets: &[&str]) -> String {
-    // Redacted before it is cut, so that no cut leaves half a secret.
-    let mut text = Cow::Borrowed(text);
+    // Redact before cutting, so that no cut leaves half a secret.
+    let mut redacted = None;
     for secret in secrets {
-        if let Cow::Owned(redacted) = redact(&text, secret) {
-            text = Cow::Owned(redacted);
+        let encodings = encodings(secret);
+        for encoding in encodings.iter().filter(|encoding| !encoding.is_empty()) {
+            let text = redacted.as_deref().map_or(text, String::as_str);
+            redacted = replace(text, encoding).or(redacted);
         }
     }
+    let text = redacted.as_deref().map_or(text, String::as_str);
     let mut chars = text.trim().chars().map(|c| if is_unprintable(c) { ' ' } else { c });
     let mut line: String = chars.by_ref().take(MAX_CHARS).collect();
     if chars.next().is_some() {
@@ -34,41 +39,48 @@ fn is_unprintable(c: char) -> bool {
             | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Replaces `secret` where it stands in `text`, as it is or in one of its encodings.
-fn redact<'a>(text: &'a str, secret: &str) -> Cow<'a, str> {
-    let mut text = Cow::Borrowed(text);
-    if secret.is_empty() {
-        return text;
+/// The secret as it is, form-encoded and percent-encoded.
+fn encodings(secret: &str) -> [Text; 3] {
+    // Room for every byte percent-encoded. A buffer that grows would leave copies behind.
+    let empty = || Text::new(String::with_capacity(3 * secret.len()));
+    let (mut plain, mut form, mut percent) = (empty(), empty(), empty());
+    plain.push_str(secret);
+    form.extend(form_urlencoded::byte_serialize(secret.as_bytes()));
+    for piece in form.split_inclusive('+') {
+        let (end, plus) = piece.strip_suffix('+').map_or((piece, ""), |end| (end, "%20"));
+        percent.push_str(end);
+        percent.push_str(plus);
     }
-    let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-    let percent = form.replace('+', "%20");
-    for encoding in [secret, &form, &percent] {
-        if let Cow::Owned(redacted) = replace(&text, encoding) {
-            text = Cow::Owned(redacted);
-        }
-    }
-    text
+    [plain, form, percent]
 }
 
-/// Compares ASCII letters without case, since the digits of a percent-encoding have none.
-fn replace<'a>(text: &'a str, secret: &str) -> Cow<'a, str> {
-    let (lower, secret) = (text.to_ascii_lowercase(), secret.to_ascii_lowercase());
-    let mut redacted = String::new();
+/// Returns `text` with `secret` replaced, or `None` if it is not in there.
+///
+/// ASCII letters match without regard to case, because the digits of a percent-encoding may have
+/// either.
+fn replace(text: &str, secret: &str) -> Option<Text> {
+    let lower_case = |text: &str| {
+        let mut text = Text::new(text.to_owned());
+        text.make_ascii_lowercase();
+        text
+    };
+    let (lower, secret) = (lower_case(text), lower_case(secret));
+    let is_redacted = |start| {
+        secret.len() >= DISTINCTIVE || is_whole_word(text, start, start + secret.len())
+    };
+    let count = lower.matches(secret.as_str()).count();
+
+    let mut redacted = Text::new(String::with_capacity(text.len() + count * REDACTED.len()));
     let mut rest = 0;
-    for (start, found) in lower.match_indices(&secret) {
-        let end = start + found.len();
-        if secret.len() < DISTINCTIVE && !is_whole_word(text, start, end) {
-            continue;
+    for (start, found) in lower.match_indices(secret.as_str()) {
+        if is_redacted(start) {
+            redacted.push_str(&text[rest..start]);
+            redacted.push_str(REDACTED);
+            rest = start + found.len();
         }
-        redacted.push_str(&text[rest..start]);
-        redacted.push_str(REDACTED);
-        rest = end;
-    }
-    if rest == 0 {
-        return Cow::Borrowed(text);
     }
     redacted.push_str(&text[rest..]);
-    Cow::Owned(redacted)
+    (rest > 0).then_some(redacted)
 }
 
 fn is_whole_word(text: &str, start: usize, end: usize) -> bool {
