@@ -1,16 +1,16 @@
-//! The scopes to ask for, and how they are written.
+//! The scopes of a token request, and how they are written.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
-/// The scopes that a token is asked for: in order, each once.
+/// The scopes of a token request: each once, in the order of their first mention.
 ///
-/// They are made from a list, or from text that is a JSON array or a list separated by commas or
-/// white space (an entry of a list may hold several, too). [`Display`](fmt::Display) writes them
-/// as they are sent: separated by commas, or by spaces after
+/// They are built from a list, or from text that is a JSON array or a list separated by commas or
+/// white space. An entry of a list may contain several. [`Display`](fmt::Display) writes them as they
+/// are sent: separated by commas, or by spaces after
 /// [`separated_by_spaces`](Self::separated_by_spaces).
 ///
-/// Making them never fails. What no scope can hold (RFC 6749 §3.3) is found when the credentials
-/// are checked.
+/// Building them never fails. Characters that RFC 6749 §3.3 does not allow in a scope are an error
+/// when the credentials are checked.
 ///
 /// # Example
 ///
@@ -31,26 +31,26 @@ pub struct Scopes {
 }
 
 impl Scopes {
-    /// Sends the scopes separated by spaces, as RFC 6749 has it. Default: by commas, as Adobe's
-    /// documentation has it.
+    /// Sends the scopes separated by spaces, as in RFC 6749. Default: by commas, as in Adobe's
+    /// documentation.
     #[must_use]
     pub fn separated_by_spaces(mut self) -> Self {
         self.separator = ' ';
         self
     }
 
-    /// The scopes in their order.
+    /// The scopes, in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.list.iter().map(String::as_str)
     }
 
-    /// Whether there is no scope at all.
+    /// Whether the list has no scope.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// The place, counted from 1, of the first scope with a character that no scope can hold.
+    /// The position, counted from 1, of the first scope with a character that RFC 6749 forbids.
     pub(super) fn first_illegal(&self) -> Option<usize> {
         let legal = |scope: &str| scope.bytes().all(is_scope_character);
         self.iter().position(|scope| !legal(scope)).map(|index| index + 1)
@@ -68,10 +68,11 @@ fn split(text: &str) -> impl Iterator<Item = &str> {
 
 impl<S: AsRef<str>> FromIterator<S> for Scopes {
     fn from_iter<I: IntoIterator<Item = S>>(entries: I) -> Self {
-        let mut list: Vec<String> = Vec::new();
+        let mut list = Vec::new();
+        let mut known = HashSet::new();
         for entry in entries {
             for scope in split(entry.as_ref()) {
-                if !list.iter().any(|known| known == scope) {
+                if known.insert(scope.to_owned()) {
                     list.push(scope.to_owned());
                 }
             }
