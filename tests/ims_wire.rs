@@ -6,11 +6,17 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -19,7 +25,8 @@ use tokio::{
     time::sleep,
 };
 use tower_adobe_auth::{
-    Credentials, Environment, ErrorKind, ImsClient, ImsClientBuilder, TokenError, TokenResponse,
+    BoxError, Credentials, Environment, ErrorKind, ImsClient, ImsClientBuilder, TokenError,
+    TokenResponse, TokenSource,
 };
 
 const SECRET: &str = "p8e-a+b&c=d%41 é";
@@ -565,7 +572,7 @@ const GZIP: &[u8] =
     \x0b\x00\x34\x8d\xa9\xef\x40\x00\x00\x00";
 
 #[tokio::test]
-async fn no_compression_is_asked_for_and_none_is_undone() {
+async fn compression_is_refused_and_a_compressed_answer_named() {
     let head = format!(
         "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
         GZIP.len()
@@ -575,10 +582,44 @@ async fn no_compression_is_asked_for_and_none_is_undone() {
         let error = ims.request_token().await.unwrap_err();
 
         assert_eq!(error.kind(), ErrorKind::Malformed);
-        assert!(error.to_string().contains("other than a JSON object"), "{error}");
+        assert!(error.to_string().contains("a body encoded as gzip"), "{error}");
     }
     for request in server.requests() {
-        assert!(!request.to_lowercase().contains("accept-encoding"), "{request}");
+        let request = request.to_lowercase();
+        let encodings: Vec<&str> =
+            request.lines().filter(|line| line.starts_with("accept-encoding")).collect();
+        assert_eq!(encodings, ["accept-encoding: identity"], "{request}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clock_ahead_of_the_claims_costs_no_refresh_without_a_date() {
+    let (lifetime, start) = (DAY, SystemTime::now());
+    let created = start.duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let claims = format!(r#"{{"created_at":"{created}","expires_in":"{}"}}"#, lifetime * 1_000);
+    let token = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
+    let body = format!(r#"{{"access_token":"{token}","expires_in":{lifetime}}}"#);
+    for ahead in [lifetime / 2, lifetime - 60, lifetime - 4, lifetime - 2, lifetime, 9 * lifetime] {
+        let (asked, body) = (Arc::new(AtomicUsize::new(0)), body.clone());
+        let count = Arc::clone(&asked);
+        let ims = tower::service_fn(move |_: Request<Full<Bytes>>| {
+            count.fetch_add(1, Ordering::SeqCst);
+            let body = Full::new(Bytes::from(body.clone()));
+            async move { Ok::<_, BoxError>(Response::new(body)) }
+        });
+        let first = tokio::time::Instant::now();
+        let tokens = TokenSource::builder(Credentials::new("client-id", "client-secret"))
+            .map_ims(|builder| builder.transport(ims))
+            .wall_clock(move || start + Duration::from_secs(ahead) + first.elapsed())
+            .build()
+            .unwrap();
+
+        for _ in 0..10 {
+            tokens.token().await.unwrap();
+            sleep(Duration::from_secs(60)).await;
+        }
+
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "{ahead} s ahead");
     }
 }
 

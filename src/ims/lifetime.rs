@@ -1,4 +1,14 @@
-//! How long a token is believed to live: the answer's `expires_in`, cross-checked with the claims.
+//! The life of a token: `expires_in` of the response, cross-checked with the token's own claims.
+//!
+//! | the response has | the token lives for the shortest of |
+//! | --- | --- |
+//! | an opaque token | `expires_in` |
+//! | claims, no `Date` | `expires_in`, the claimed lifetime |
+//! | claims and a `Date` | `expires_in`, the claimed lifetime, the claimed life left at `Date` |
+//!
+//! The claims give points in time, and only the server's clock is known to agree with them. Our own
+//! clock is never compared with the claims: if it is ahead, each new token would look almost expired,
+//! and the source would request one after the other.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,20 +16,20 @@ use serde_json::Value;
 
 use super::claims::Claims;
 
-/// Adobe's tokens live a day. What claims to live longer than this is counted in another unit, or
+/// The longest plausible life; Adobe's tokens live for a day. A larger number has another unit, or is
 /// wrong.
 const LONGEST: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 
-/// A token whose claims leave it no more than this, or than half of a shorter life, is dead on
-/// arrival: taking it would make every request ask for another.
+/// A token with no more life left than this, or than half of its claimed lifetime if that is
+/// shorter, counts as expired, because using it would make every request wait for another.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// When an answer came.
+/// The time at which a response arrived.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
-    /// By the server's own `Date`, which knows nothing of our clock's error.
+    /// The `Date` of the response, which does not depend on our clock.
     pub(crate) date: Option<SystemTime>,
-    /// By our wall clock.
+    /// Our wall clock.
     pub(crate) wall: SystemTime,
 }
 
@@ -29,12 +39,11 @@ impl Arrival {
     }
 }
 
-/// The life of a token that arrived at `arrival`: the shorter of what `expires_in` and `claims`
-/// leave it.
+/// The life of a token, counted from `arrival`.
 ///
 /// # Errors
 ///
-/// What is wrong with it, in one clause.
+/// The reason why the token cannot be used, as one clause.
 pub(crate) fn lifetime(
     expires_in: Option<&Value>,
     claims: Option<Claims>,
@@ -43,14 +52,8 @@ pub(crate) fn lifetime(
     let answered = bounded(seconds(expires_in)?)?;
     let Some(claims) = claims else { return Ok(answered) };
 
-    let shortest = SHORTEST.min(claims.lifetime() / 2);
-    let mut claimed = claims.remaining(arrival.best());
-    // Without the server's time, a token that seems to be over may only mean that our clock is
-    // wrong: IMS has just said that it is not.
-    if claimed <= shortest && arrival.date.is_none() {
-        claimed = claims.lifetime();
-    }
-    if claimed <= shortest {
+    let claimed = arrival.date.map_or(claims.lifetime(), |date| claims.remaining(date));
+    if claimed <= SHORTEST.min(claims.lifetime() / 2) {
         return Err("IMS answered with an access token that has already expired");
     }
     Ok(answered.min(claimed))
@@ -71,15 +74,14 @@ fn seconds(expires_in: Option<&Value>) -> Result<u64, &'static str> {
     if seconds < 0.0 {
         return Err("IMS answered with a negative expires_in");
     }
-    // Exact for every lifetime that is not refused as too long; the cast saturates.
+    // Exact for every life up to `LONGEST`. The cast saturates.
     match seconds as u64 {
         0 => Err("IMS answered with an expires_in of zero"),
         seconds => Ok(seconds),
     }
 }
 
-/// Reads a number of seconds that is too large as milliseconds, as the retired JWT exchange
-/// answered.
+/// Reads a number that is too large for seconds as milliseconds, the unit of the JWT exchange.
 fn bounded(number: u64) -> Result<Duration, &'static str> {
     [Duration::from_secs(number), Duration::from_millis(number)]
         .into_iter()
@@ -169,7 +171,6 @@ mod tests {
         assert_eq!(life(DAY, dated(1_000)), Ok(Duration::from_secs(DAY)));
         assert_eq!(life(DAY, dated(1_000 + DAY - 60)), Ok(Duration::from_secs(60)));
         assert_eq!(life(30, dated(1_000 + DAY - 60)), Ok(Duration::from_secs(30)));
-        assert_eq!(life(DAY, undated(1_000 + DAY - 60)), Ok(Duration::from_secs(60)));
         assert_eq!(life(2 * DAY, dated(0)), Ok(Duration::from_secs(DAY)));
     }
 
@@ -191,13 +192,52 @@ mod tests {
     }
 
     #[test]
-    fn a_token_over_by_our_clock_alone_is_believed() {
-        let life = lifetime(Some(&json!(3_600)), claims(DAY), undated(1_000 + 9 * DAY));
-        assert_eq!(life, Ok(Duration::from_secs(3_600)));
-        let life = lifetime(Some(&json!(9 * DAY)), claims(DAY), undated(1_000 + 9 * DAY));
-        assert_eq!(life, Ok(Duration::from_secs(DAY)));
+    fn our_own_clock_changes_nothing_without_a_date() {
+        let created = 1_000_000;
+        let claimed = [1, 60, 3_600, DAY];
+        let skews = [
+            0, 1, -1, 30, -30, 60, 3_600, -3_600, 43_200, 86_339, 86_390, 86_396, 86_398, 86_399,
+            86_400, 86_401, 9 * 86_400, -9 * 86_400, 1_000 * 86_400, -1_000_000,
+        ];
+        for life in claimed {
+            let payload = json!({ "created_at": created * 1_000, "expires_in": life * 1_000 });
+            let token = format!("a.{}.c", URL_SAFE_NO_PAD.encode(payload.to_string()));
+            for expires_in in [1, 30, 3_600, DAY, 2 * DAY] {
+                for skew in skews {
+                    let wall = at(u64::try_from(created as i64 + skew).unwrap());
+                    let arrival = Arrival { date: None, wall };
 
+                    let life_left = lifetime(Some(&json!(expires_in)), Claims::of(&token), arrival);
+
+                    let expected = Duration::from_secs(expires_in.min(life));
+                    assert_eq!(life_left, Ok(expected), "{life} {expires_in} {skew}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn date_of_the_server_limits_the_life() {
+        // (life left at `Date` by the claims, `expires_in`, expected life)
+        for (left, expires_in, expected) in [
+            (86_400, 86_400, Some(86_400)),
+            (86_399, 86_400, Some(86_399)),
+            (43_200, 86_400, Some(43_200)),
+            (43_200, 3_600, Some(3_600)),
+            (4, 86_400, Some(4)),
+            (1, 86_400, None),
+            (0, 86_400, None),
+        ] {
+            let life = lifetime(Some(&json!(expires_in)), claims(DAY), dated(1_000 + DAY - left));
+
+            assert_eq!(life.ok(), expected.map(Duration::from_secs), "{left} {expires_in}");
+        }
+    }
+
+    #[test]
+    fn token_without_a_claimed_life_has_expired() {
         let life = lifetime(Some(&json!(DAY)), claims(0), undated(1_000));
+
         assert!(life.unwrap_err().contains("already expired"));
     }
 
