@@ -107,7 +107,9 @@ fn chain_within_the_bound_keeps_its_types() {
     assert!(source.is::<Nested>());
     assert!(source.source().unwrap().is::<io::Error>());
     assert_eq!(causes(&error), ["request", "reset"]);
-    assert!(causes(&TokenError::transient(Nested::with_depth(MAX_CAUSES, "e"))).len() == MAX_CAUSES);
+    assert!(
+        causes(&TokenError::transient(Nested::with_depth(MAX_CAUSES, "e"))).len() == MAX_CAUSES
+    );
 }
 
 #[test]

@@ -228,7 +228,7 @@ async fn neither_secret_nor_token_is_told_by_any_type_or_event() {
     for words in [
         "fetched an access token",
         "an API refused the access token",
-        "the credentials file is no good",
+        "credentials file is invalid",
         "took the access token of another process from the store",
         "could not fetch an access token",
         "no token for a host that is not allowed",

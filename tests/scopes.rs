@@ -99,7 +99,8 @@ proptest! {
 
 #[test]
 fn forty_thousand_scopes_are_read_in_under_a_second() {
-    let names: Vec<String> = (0..40_000).map(|number| format!("scope_{}", number % 39_999)).collect();
+    let names: Vec<String> =
+        (0..40_000).map(|number| format!("scope_{}", number % 39_999)).collect();
 
     let start = Instant::now();
     let scopes = Scopes::from(names.join(","));

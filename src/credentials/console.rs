@@ -30,10 +30,7 @@ pub(super) fn bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
         ConfigError::with_source(format!("cannot read {}", path.display()), error)
     })?;
     if bytes.len() > MAX_BYTES {
-        let path = path.display();
-        return Err(ConfigError::new(format!(
-            "{path} is too large to be read as credentials; the limit is {MAX_BYTES} bytes"
-        )));
+        return Err(ConfigError::new(format!("{} is too large to be read", path.display())));
     }
     Ok(bytes)
 }

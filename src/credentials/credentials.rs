@@ -1,6 +1,11 @@
 //! The credentials themselves.
 
-use std::{env, fmt, iter, path::Path};
+use std::{
+    env, fmt,
+    hash::{BuildHasher, RandomState},
+    iter,
+    path::Path,
+};
 
 use http::HeaderValue;
 
@@ -226,7 +231,19 @@ impl Credentials {
         iter::once(&self.secret).chain(&self.next_secret)
     }
 
-    /// Whether everything can be sent; the error names the field that cannot.
+    /// Identifies everything that a token depends on, without regard to the order of secrets and
+    /// scopes.
+    pub(crate) fn fingerprint(&self, hasher: &RandomState) -> u64 {
+        fn sorted<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+            let mut texts: Vec<_> = texts.collect();
+            texts.sort_unstable();
+            texts
+        }
+        let secrets = sorted(self.secrets().map(ClientSecret::expose_secret));
+        hasher.hash_one((&self.client_id, secrets, sorted(self.scopes.iter()), &self.org_id))
+    }
+
+    /// Checks that every field can be sent; the error names the field that cannot.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         self.check_as(&Names {
             client_id: "client_id",

@@ -2,28 +2,36 @@
 
 use std::{
     fmt,
-    hash::{DefaultHasher, Hash, Hasher},
+    future::Future,
+    hash::RandomState,
+    mem,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{task::spawn_blocking, time::sleep};
 use tracing::{info, warn};
 
-use super::{ClientSecret, Credentials, ProvideCredentials, console};
+use super::{Credentials, ProvideCredentials, console};
 use crate::error::{BoxError, ConfigError};
 
-/// How often the file is looked at.
+/// The default time between two reads of the file.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The shortest time between two reads, so that an interval of zero does not occupy a thread.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The credentials of a file of the Adobe Developer Console, which may be rewritten at any time: by
 /// Kubernetes, by Vault, by hand.
 ///
-/// The file is read for each token request, and looked at every five seconds between; when it has
-/// changed, a source that keeps its token warm gets a new one beside the traffic. A file that is
-/// gone, half written or no credentials at all changes nothing: the last good credentials are kept,
-/// and a `warn` event says so once.
+/// The file is read for each token request, and every five seconds in between. If the client id, the
+/// secrets, the scopes or the organization then differ from those of the last token request, a source
+/// that keeps its token warm requests a new token in the background. The order of secrets and scopes
+/// and all other members of the file are no difference.
+///
+/// If the file is missing, half written or invalid, the last valid credentials stay in use, and a
+/// `warn` event reports it once.
 ///
 /// # Example
 ///
@@ -40,111 +48,102 @@ const POLL_INTERVAL: Duration = Duration::from_secs(5);
 pub struct FileCredentials {
     path: PathBuf,
     poll_interval: Duration,
+    hasher: RandomState,
     state: Mutex<State>,
 }
 
 struct State {
-    /// The last good credentials.
+    /// The last valid credentials, and their fingerprint.
     credentials: Credentials,
-    /// What the file held when it was last looked at.
-    seen: Seen,
-    /// What the credentials were read from that were given out last.
-    given: Seen,
-}
-
-/// Stands for what a file held: good credentials or not, and which.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Seen {
-    good: bool,
-    hash: u64,
-}
-
-impl Seen {
-    fn new(good: bool, what: impl Hash) -> Self {
-        let mut hasher = DefaultHasher::new();
-        what.hash(&mut hasher);
-        Self { good, hash: hasher.finish() }
-    }
+    fingerprint: u64,
+    /// Why the file was invalid at the last read.
+    failure: Option<String>,
 }
 
 impl FileCredentials {
-    /// Reads the file, in any of the shapes of
-    /// [`Credentials::from_console_json`]. Blocks until it is read.
+    /// Reads the file, in any of the shapes of [`Credentials::from_console_json`]. Blocks until it
+    /// is read.
     ///
     /// # Errors
     ///
     /// As for [`Credentials::from_console_file`].
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, ConfigError> {
         let path = path.into();
-        let (credentials, seen) = read(&path)?;
-        let state = State { credentials, seen, given: seen };
-        Ok(Self { path, poll_interval: POLL_INTERVAL, state: Mutex::new(state) })
+        let hasher = RandomState::new();
+        let credentials = read(&path)?;
+        let fingerprint = credentials.fingerprint(&hasher);
+        let state = Mutex::new(State { credentials, fingerprint, failure: None });
+        Ok(Self { path, poll_interval: POLL_INTERVAL, hasher, state })
     }
 
-    /// Sets how often the file is looked at. Default: five seconds.
+    /// Sets the time between two reads of the file. Default: five seconds. Minimum: 10 milliseconds.
     #[must_use]
     pub fn with_poll_interval(mut self, interval: Duration) -> Self {
-        self.poll_interval = interval;
+        self.poll_interval = interval.max(MIN_POLL_INTERVAL);
         self
     }
 
-    /// Looks at the file, takes what is good in it, and says what is new.
-    async fn look(&self) {
+    /// Reads the file, keeps its credentials if they are valid, and reports a difference.
+    async fn read_again(&self) {
         let path = self.path.clone();
         let read = match spawn_blocking(move || read(&path)).await {
             Ok(read) => read,
-            Err(error) => Err(ConfigError::with_source("the file could not be read", error)),
-        };
-        let seen = match &read {
-            Ok((_, seen)) => *seen,
-            Err(error) => Seen::new(false, error.to_string()),
-        };
-
-        let news = {
-            let mut state = self.lock();
-            let news = state.seen != seen;
-            state.seen = seen;
-            news
+            Err(error) => Err(ConfigError::with_source("the read was aborted", error)),
         };
         match read {
-            Ok((credentials, _)) => {
-                let replaced = std::mem::replace(&mut self.lock().credentials, credentials);
-                drop(replaced);
-                if news {
-                    info!(path = %self.path.display(), "the credentials file has changed");
-                }
-            }
-            Err(error) if news => warn!(
-                path = %self.path.display(),
-                error = &error as &dyn std::error::Error,
-                "the credentials file is no good; the last good credentials are kept"
-            ),
-            Err(_) => {}
+            Ok(credentials) => self.keep(credentials),
+            Err(error) => self.report(&error),
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn keep(&self, credentials: Credentials) {
+        let fingerprint = credentials.fingerprint(&self.hasher);
+        let (is_news, _displaced) = {
+            let mut state = self.lock();
+            let has_recovered = state.failure.take().is_some();
+            let has_changed = mem::replace(&mut state.fingerprint, fingerprint) != fingerprint;
+            (has_recovered || has_changed, mem::replace(&mut state.credentials, credentials))
+        };
+        if is_news {
+            info!(path = %self.path.display(), "credentials file changed");
+        }
+    }
+
+    fn report(&self, error: &ConfigError) {
+        let failure = Some(error.to_string());
+        let is_news = {
+            let mut state = self.lock();
+            let is_news = state.failure != failure;
+            state.failure = failure;
+            is_news
+        };
+        if is_news {
+            warn!(
+                path = %self.path.display(),
+                error = error as &dyn std::error::Error,
+                "credentials file is invalid; the last valid credentials stay in use"
+            );
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ProvideCredentials for FileCredentials {
     async fn credentials(&self) -> Result<Credentials, BoxError> {
-        self.look().await;
-        let mut state = self.lock();
-        if state.seen.good {
-            state.given = state.seen;
-        }
-        Ok(state.credentials.clone())
+        self.read_again().await;
+        Ok(self.lock().credentials.clone())
     }
 
-    async fn changed(&self) {
-        loop {
-            sleep(self.poll_interval).await;
-            self.look().await;
-            let state = self.lock();
-            if state.seen.good && state.seen != state.given {
-                return;
+    fn changed(&self) -> impl Future<Output = ()> + Send {
+        // Compared with the time of the call, so that several sources can share one file.
+        let since = self.lock().fingerprint;
+        async move {
+            while self.lock().fingerprint == since {
+                sleep(self.poll_interval).await;
+                self.read_again().await;
             }
         }
     }
@@ -159,15 +158,8 @@ impl fmt::Debug for FileCredentials {
     }
 }
 
-fn read(path: &Path) -> Result<(Credentials, Seen), ConfigError> {
-    let bytes = console::bytes(path)?;
-    let credentials = console::read(&bytes)?;
+fn read(path: &Path) -> Result<Credentials, ConfigError> {
+    let credentials = console::read(&console::bytes(path)?)?;
     credentials.check()?;
-    // What else the file holds is not ours: a change of it is none of the credentials.
-    let secrets: Vec<&str> = credentials.secrets().map(ClientSecret::expose_secret).collect();
-    let seen = Seen::new(
-        true,
-        (credentials.client_id(), secrets, credentials.scopes().to_string(), credentials.org_id()),
-    );
-    Ok((credentials, seen))
+    Ok(credentials)
 }

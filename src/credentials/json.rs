@@ -43,7 +43,9 @@ impl Json {
             Some(b'"') => text(json).map(Self::Text),
             Some(b'[') if depth > 0 => {
                 serde_json::from_str::<Vec<&RawValue>>(json.get()).ok().map(|entries| {
-                    Self::List(entries.into_iter().map(|entry| Self::read(entry, depth - 1)).collect())
+                    Self::List(
+                        entries.into_iter().map(|entry| Self::read(entry, depth - 1)).collect(),
+                    )
                 })
             }
             Some(b'{') if depth > 0 => {
@@ -185,7 +187,9 @@ mod tests {
 
     #[test]
     fn unpaired_surrogate_is_not_a_text() {
-        for text in [r"\ud83d", r"\ude00", r"\ud83dx", r"\ud83d\n", r"\ud83d\u0041", r"\ud83d\ud83d"] {
+        for text in
+            [r"\ud83d", r"\ude00", r"\ud83dx", r"\ud83d\n", r"\ud83d\u0041", r"\ud83d\ud83d"]
+        {
             let json = Json::parse(format!("\"{text}\"").as_bytes()).unwrap();
 
             assert!(matches!(json, Json::Other), "{text}");

@@ -1,4 +1,4 @@
-//! Where credentials come from when they may change: [`ProvideCredentials`].
+//! Credentials that may change while a source runs: [`ProvideCredentials`].
 
 use std::{
     fmt,
@@ -10,10 +10,10 @@ use std::{
 use super::Credentials;
 use crate::error::BoxError;
 
-/// Gives the credentials anew for each token request, from wherever a team keeps them.
+/// Provides the credentials for each token request, from wherever a team keeps them.
 ///
-/// [`FileCredentials`](super::FileCredentials) does so for a file. Implement it for a vault of
-/// your own; keep what you have if the vault cannot be reached, and say so.
+/// [`FileCredentials`](super::FileCredentials) reads them from a file. Implement it for your own
+/// vault. If the vault is unreachable, return the last known credentials and log the failure.
 ///
 /// # Example
 ///
@@ -34,17 +34,28 @@ use crate::error::BoxError;
 /// # Ok::<(), tower_adobe_auth::ConfigError>(())
 /// ```
 pub trait ProvideCredentials: Send + Sync + 'static {
-    /// The credentials to ask for a token with.
+    /// Returns the current credentials.
     ///
-    /// Called for each token request, about once a day; where there is a token store, for each look
-    /// at it as well, which is some dozens of times a day. A failure is one of the token request, and
+    /// Called for each token request, which happens about once a day, and each time that
+    /// [`changed`](Self::changed) is called or ends. With a token store, it is also called for each
+    /// access to the store, some dozens of times a day.
+    ///
+    /// # Errors
+    ///
+    /// An error fails the token request with [`ErrorKind::Fetch`](crate::ErrorKind::Fetch), which is
     /// transient.
     fn credentials(&self) -> impl Future<Output = Result<Credentials, BoxError>> + Send;
 
-    /// Ends when the credentials are no longer those that were given last; a source that keeps its
-    /// token warm then gets a new one beside the traffic. Default: never.
+    /// Ends when the credentials may have changed since the call. Default: never.
     ///
-    /// It is dropped and called again at will.
+    /// The source then compares the credentials with those of its last token request. If they differ
+    /// and the source keeps its token warm, it requests a new token in the background. Ending without
+    /// a change is harmless.
+    ///
+    /// # Cancellation
+    ///
+    /// The future may be dropped at any time. A change between two calls is not lost, because the
+    /// source compares the credentials after each call.
     fn changed(&self) -> impl Future<Output = ()> + Send {
         pending()
     }
@@ -52,7 +63,7 @@ pub trait ProvideCredentials: Send + Sync + 'static {
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// [`ProvideCredentials`] as an object.
+/// [`ProvideCredentials`] as a trait object.
 pub(crate) trait ErasedProvideCredentials: Send + Sync {
     fn credentials(&self) -> BoxFuture<'_, Result<Credentials, BoxError>>;
     fn changed(&self) -> BoxFuture<'_, ()>;
@@ -68,7 +79,7 @@ impl<P: ProvideCredentials> ErasedProvideCredentials for P {
     }
 }
 
-/// Credentials that stay, or a provider of them.
+/// Fixed credentials, or a provider of changing ones.
 #[derive(Clone)]
 pub(crate) enum Provider {
     Fixed(Credentials),

@@ -83,9 +83,7 @@ fn is_bounded(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// `error` and its causes. The chain may be endless, since an error may be its own cause.
-fn chain<'a>(
-    error: &'a (dyn Error + 'static),
-) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     iter::successors(Some(error), |&error| error.source())
 }
 

@@ -1,4 +1,4 @@
-//! One token request, one answer.
+//! One token request, one response: [`ImsClient`].
 
 use std::{
     fmt,
@@ -18,6 +18,7 @@ use tokio::{runtime::Handle, time::timeout};
 use tower_service::Service;
 
 use super::{
+    changes::LastCredentials,
     environment::Environment,
     request::token_request,
     response,
@@ -34,14 +35,14 @@ use crate::{
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks Adobe's IMS for access tokens with the `client_credentials` grant.
+/// Requests access tokens from Adobe's IMS with the `client_credentials` grant.
 ///
-/// Each [`request_token`](Self::request_token) is one request and one answer: nothing is kept,
-/// repeated or shared between calls. Adobe throttles integrations that ask too often, so requests
-/// to APIs should take their token from a [`TokenSource`](crate::TokenSource), which uses an
-/// `ImsClient` beneath.
+/// Each [`request_token`](Self::request_token) sends one request and reads one response, without a
+/// cache or a retry. Adobe throttles integrations that request too many tokens, so API requests
+/// should take their token from a [`TokenSource`](crate::TokenSource), which uses an `ImsClient`.
 ///
-/// Cloning is cheap. `Debug` shows no secret.
+/// Clients with the same [`connect_timeout`](ImsClientBuilder::connect_timeout) share one HTTP
+/// client, so that a client per tenant is cheap. Cloning is cheap, too. `Debug` shows no secret.
 ///
 /// # Example
 ///
@@ -58,13 +59,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct ImsClient {
     inner: Arc<Inner>,
     clock: Clock,
+    last_credentials: LastCredentials,
 }
 
 struct Inner {
     provider: Provider,
-    /// Stands for the secret that IMS refused where the other one worked: it is tried last. Not for
-    /// its place, since credentials may change.
-    refused: AtomicU64,
+    /// The fingerprint of the secret that IMS rejected when the other one worked. It is tried last.
+    /// Not its position, because credentials may change.
+    rejected: AtomicU64,
     hasher: RandomState,
     token_url: Uri,
     request_timeout: Duration,
@@ -86,14 +88,9 @@ impl ImsClient {
         ImsClientBuilder::new(Provider::Fixed(credentials))
     }
 
-    /// A client whose credentials are asked for anew for each token request.
+    /// A client that reads its credentials from `provider` for each token request.
     pub fn builder_from_provider(provider: impl ProvideCredentials) -> ImsClientBuilder {
         ImsClientBuilder::new(Provider::Changing(Arc::new(provider)))
-    }
-
-    /// Ends when the credentials have changed.
-    pub(crate) async fn credentials_changed(&self) {
-        self.inner.provider.changed().await;
     }
 
     /// Reads the wall clock from `clock`.
@@ -103,60 +100,73 @@ impl ImsClient {
         self
     }
 
-    /// Sends one token request and reads its answer.
+    /// Sends one token request and reads the response.
     ///
-    /// The token's life is what IMS says in `expires_in`, cut to what the token's own claims leave
-    /// of it. The response carries the client id and the organization of the credentials.
+    /// The token lives for the response's `expires_in`, or for less if its own claims say so. The
+    /// response carries the client id and the organization of the credentials.
     ///
-    /// Where the credentials carry two secrets and IMS answers `invalid_client` to one of them, the
-    /// other is tried at once, and is tried first from then on.
-    ///
-    /// Dropping the future cancels the request.
+    /// If the credentials have two secrets and IMS rejects one with `invalid_client`, the other is
+    /// tried immediately, and is tried first from then on.
     ///
     /// # Errors
     ///
-    /// - [`Rejected`](ErrorKind::Rejected): IMS refused the credentials or the request (any 4xx
-    ///   but 408 and 429).
+    /// - [`Rejected`](ErrorKind::Rejected): IMS rejected the credentials or the request with a 4xx
+    ///   status other than 408 and 429.
     /// - [`Throttled`](ErrorKind::Throttled), [`Unavailable`](ErrorKind::Unavailable): 429 and 5xx.
-    /// - [`Connection`](ErrorKind::Connection): IMS could not be reached, or the connection broke.
-    /// - [`Timeout`](ErrorKind::Timeout): the whole answer was not there within the request
-    ///   timeout.
-    /// - [`Malformed`](ErrorKind::Malformed): the answer was no usable token, a redirect, or
-    ///   larger than 64 KiB.
+    /// - [`Connection`](ErrorKind::Connection): the connection to IMS failed.
+    /// - [`Timeout`](ErrorKind::Timeout): IMS sent no complete response within the request timeout.
+    /// - [`Malformed`](ErrorKind::Malformed): the response has no usable token, is a redirect, is
+    ///   compressed, or is larger than 64 KiB.
     /// - [`Fetch`](ErrorKind::Fetch): the provider of the credentials failed.
-    /// - [`NoRuntime`](ErrorKind::NoRuntime): it was called outside a Tokio runtime.
+    /// - [`NoRuntime`](ErrorKind::NoRuntime): the caller runs outside a Tokio runtime.
     ///
     /// # Panics
     ///
-    /// When the Tokio runtime was built without its time driver.
+    /// If the Tokio runtime was built without its time driver.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the request.
     pub async fn request_token(&self) -> Result<TokenResponse, TokenError> {
         if Handle::try_current().is_err() {
-            let message = "a token can only be requested inside a Tokio runtime";
+            let message = "a token request needs a Tokio runtime";
             return Err(TokenError::new(ErrorKind::NoRuntime, message));
         }
 
-        let credentials = self.inner.provider.credentials().await.map_err(|error| {
-            TokenError::transient_fetch("the credentials could not be had", error)
-        })?;
-        let mut secrets: Vec<&ClientSecret> = credentials.secrets().collect();
-        let refused = self.inner.refused.load(Ordering::Relaxed);
-        secrets.sort_by_key(|secret| self.inner.key(secret) == refused);
+        let credentials =
+            self.inner.provider.credentials().await.map_err(|error| {
+                TokenError::transient_fetch("cannot read the credentials", error)
+            })?;
+        let fingerprint = credentials.fingerprint(&self.inner.hasher);
+        self.last_credentials.record(fingerprint);
+        let response = self.request_with_each_secret(&credentials).await;
+        self.last_credentials.record_end(fingerprint);
+        response
+    }
 
-        let mut refusal = None;
+    async fn request_with_each_secret(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<TokenResponse, TokenError> {
+        let mut secrets: Vec<&ClientSecret> = credentials.secrets().collect();
+        let rejected = self.inner.rejected.load(Ordering::Relaxed);
+        secrets.sort_by_key(|secret| self.inner.key(secret) == rejected);
+
+        let mut rejection = None;
         for secret in secrets {
-            match self.request_with(&credentials, secret).await {
+            match self.request_with(credentials, secret).await {
                 Err(error) if error.oauth_error() == Some("invalid_client") => {
-                    refusal.get_or_insert((secret, error));
+                    rejection.get_or_insert((secret, error));
                 }
-                answer => {
-                    if let (Ok(_), Some((secret, _))) = (&answer, &refusal) {
-                        self.inner.refused.store(self.inner.key(secret), Ordering::Relaxed);
+                response => {
+                    if let (Ok(_), Some((secret, _))) = (&response, &rejection) {
+                        self.inner.rejected.store(self.inner.key(secret), Ordering::Relaxed);
                     }
-                    return answer;
+                    return response;
                 }
             }
         }
-        Err(refusal.expect("there is a secret").1)
+        Err(rejection.expect("credentials have a secret").1)
     }
 
     async fn request_with(
@@ -167,7 +177,7 @@ impl ImsClient {
         let Inner { token_url, request_timeout, transport, .. } = &*self.inner;
         let request = token_request(credentials, secret, token_url.clone());
         let answer = timeout(*request_timeout, transport.send(request)).await.map_err(|_| {
-            let message = format!("IMS did not answer within {request_timeout:?}");
+            let message = format!("IMS did not respond within {request_timeout:?}");
             TokenError::new(ErrorKind::Timeout, message)
         })??;
 
@@ -181,12 +191,21 @@ impl ImsClient {
     }
 }
 
-#[cfg(feature = "store")]
 impl ImsClient {
     pub(super) fn provider(&self) -> &Provider {
         &self.inner.provider
     }
 
+    pub(super) fn last_credentials(&self) -> &LastCredentials {
+        &self.last_credentials
+    }
+
+    /// Identifies the current credentials.
+    pub(super) async fn fingerprint(&self) -> Result<u64, BoxError> {
+        Ok(self.inner.provider.credentials().await?.fingerprint(&self.inner.hasher))
+    }
+
+    #[cfg(feature = "store")]
     pub(super) fn token_url(&self) -> &Uri {
         &self.inner.token_url
     }
@@ -229,29 +248,29 @@ impl ImsClientBuilder {
         }
     }
 
-    /// Sets which IMS is asked. Default: [`Environment::Production`].
+    /// Sets the IMS that issues the tokens. Default: [`Environment::Production`].
     pub fn environment(mut self, environment: Environment) -> Self {
         self.environment = environment;
         self
     }
 
-    /// Sets how long a token request may take in all, from connecting to the last byte of the
-    /// body. Default: 10 s.
+    /// Sets the timeout of a token request, from connecting to the last byte of the body. Default:
+    /// 10 s.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
     }
 
-    /// Sets how long connecting may take. Default: 5 s.
+    /// Sets the timeout of connecting, DNS and TLS included. Default: 5 s.
     ///
-    /// A client of your own keeps its own connect timeout.
+    /// It applies only to the default HTTP client. All `ImsClient`s with the same value share one.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Sets the HTTP client that reaches IMS: any Tower service, such as hyper-util's. Default:
-    /// a reqwest client made for this purpose.
+    /// Sets the HTTP client for IMS: any Tower service, such as hyper-util's. Default: a reqwest
+    /// client without redirects, retries, decompression and idle connections, with TLS by rustls.
     ///
     /// The service is cloned for each request, and the clone is polled ready before it is called.
     /// It should neither follow redirects nor log bodies: the body holds the client secret.
@@ -289,9 +308,9 @@ impl ImsClientBuilder {
     ///
     /// # Errors
     ///
-    /// When the credentials cannot be sent, a timeout is zero, or no HTTP client can be had: the
-    /// default one cannot be built, or the feature `reqwest` is off and no
-    /// [`transport`](Self::transport) was given.
+    /// If the credentials cannot be sent, a timeout is zero, or there is no HTTP client: the default
+    /// one cannot be built, or the feature `reqwest` is disabled and no
+    /// [`transport`](Self::transport) was set.
     pub fn build(self) -> Result<ImsClient, ConfigError> {
         if let Provider::Fixed(credentials) = &self.provider {
             credentials.check()?;
@@ -309,22 +328,26 @@ impl ImsClientBuilder {
         };
         let inner = Inner {
             provider: self.provider,
-            refused: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
             hasher: RandomState::new(),
             token_url,
             request_timeout: self.request_timeout,
             transport,
         };
-        Ok(ImsClient { inner: Arc::new(inner), clock: Clock::default() })
+        Ok(ImsClient {
+            inner: Arc::new(inner),
+            clock: Clock::default(),
+            last_credentials: LastCredentials::default(),
+        })
     }
 }
 
 #[cfg(feature = "reqwest")]
 impl ImsClientBuilder {
-    /// Sets the reqwest client that reaches IMS. Default: one made for this purpose.
+    /// Sets the reqwest client for IMS. Default: as for [`transport`](Self::transport).
     ///
-    /// Build it with `redirect::Policy::none()`. A client that follows redirects may send the
-    /// client secret on to another host; an answer that came from another URL is an error.
+    /// Build it with `redirect::Policy::none()`. A client that follows redirects may send the client
+    /// secret to another host; a response from another URL is an error.
     pub fn reqwest_client(mut self, client: reqwest::Client) -> Self {
         self.transport = Some(Arc::new(super::reqwest_transport::ReqwestTransport::new(client)));
         self

@@ -48,8 +48,7 @@ pub(crate) fn refusal(answer: &Answer, secrets: &[&str], wall: SystemTime) -> To
 /// What IMS said, fit for a log line: without `secrets` and without the answer's own token.
 pub(crate) fn said(answer: &Answer, secrets: &[&str], wall: SystemTime) -> ImsFailure {
     let body = Some(answer.text()).filter(|body| body.starts_with(b"{"));
-    let body: Refusal =
-        body.and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
+    let body: Refusal = body.and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
     let mut secrets = secrets.to_vec();
     if let Some(token) = body.access_token.as_deref() {
         secrets.push(token);

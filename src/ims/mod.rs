@@ -1,10 +1,11 @@
-//! Adobe's Identity Management System (IMS): one token request, one answer.
+//! Adobe's Identity Management System (IMS): one token request, one response.
 //!
 //! [`ImsClient`] sends the request of the `client_credentials` grant to an [`Environment`] and
-//! reads the answer. It neither repeats a request nor keeps a token: that is the token source's
-//! part. What is sent and how an answer is judged is pure (`request`, `response`, `failure`,
-//! `lifetime`, `claims`, `sanitize`); what touches the network stands behind `transport`.
+//! reads the response. Retries and the cache are up to the token source. Building a request and
+//! judging a response is pure (`request`, `response`, `failure`, `lifetime`, `claims`, `sanitize`);
+//! the network is behind `transport`.
 
+mod changes;
 mod claims;
 mod client;
 mod environment;

@@ -123,7 +123,9 @@ fn build(Settings { connect_timeout, is_plain }: Settings) -> Result<Client, Con
     if is_plain {
         client = client.no_proxy();
     }
-    client.build().map_err(|error| ConfigError::with_source("cannot build the HTTP client for IMS", error))
+    client
+        .build()
+        .map_err(|error| ConfigError::with_source("cannot build the HTTP client for IMS", error))
 }
 
 /// Keeps the cause, but not its URL: after a redirect, the server chose that URL.

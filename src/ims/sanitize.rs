@@ -65,9 +65,8 @@ fn replace(text: &str, secret: &str) -> Option<Text> {
         text
     };
     let (lower, secret) = (lower_case(text), lower_case(secret));
-    let is_redacted = |start| {
-        secret.len() >= DISTINCTIVE || is_whole_word(text, start, start + secret.len())
-    };
+    let is_redacted =
+        |start| secret.len() >= DISTINCTIVE || is_whole_word(text, start, start + secret.len());
     let count = lower.matches(secret.as_str()).count();
 
     let mut redacted = Text::new(String::with_capacity(text.len() + count * REDACTED.len()));

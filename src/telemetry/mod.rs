@@ -42,8 +42,8 @@
 //! | `a file of the token store is no good; it is ignored` | `warn` | `path`, `reason` |
 //! | `no token came from the process that has the lease; going on alone` | `warn` | |
 //! | `it is not known who asks; going on without the token store` | `debug` | |
-//! | `the credentials file has changed` | `info` | `path` |
-//! | `the credentials file is no good; the last good credentials are kept` | `warn` | `path`, `error` |
+//! | `credentials file changed` | `info` | `path` |
+//! | `credentials file is invalid; the last valid credentials stay in use` | `warn` | `path`, `error` |
 //!
 //! # Metrics
 //!
