@@ -70,8 +70,7 @@ async fn read_request(stream: &mut TcpStream) -> String {
 }
 
 fn response(headers: &str, body: &[u8]) -> Vec<u8> {
-    let head =
-        format!("HTTP/1.1 200 OK\r\n{headers}content-length: {}\r\n\r\n", body.len());
+    let head = format!("HTTP/1.1 200 OK\r\n{headers}content-length: {}\r\n\r\n", body.len());
     [head.as_bytes(), body].concat()
 }
 
@@ -149,7 +148,8 @@ impl Hello {
     /// Reads a ClientHello (RFC 8446 §4.1.2).
     fn parse(hello: &[u8]) -> Self {
         fn take<'a>(rest: &mut &'a [u8], width: usize) -> &'a [u8] {
-            let length = rest[..width].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+            let length =
+                rest[..width].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
             let (taken, left) = rest[width..].split_at(length);
             *rest = left;
             taken
@@ -228,7 +228,9 @@ async fn cookie_of_one_answer_is_not_sent_with_the_next_request() {
 
 #[tokio::test]
 async fn answers_are_read_alike_with_every_feature_of_serde_json() {
-    for (expires_in, seconds) in [("3600", 3_600), ("\"3600\"", 3_600), ("3600.0", 3_600), ("3.6e3", 3_600)] {
+    for (expires_in, seconds) in
+        [("3600", 3_600), ("\"3600\"", 3_600), ("3600.0", 3_600), ("3.6e3", 3_600)]
+    {
         let body = format!(r#"{{"access_token":"token-1","expires_in":{expires_in}}}"#);
         let (address, _requests) = serve(response("", body.as_bytes())).await;
 

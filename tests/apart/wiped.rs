@@ -16,8 +16,8 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tower::service_fn;
 use tower_adobe_auth::{
-    BoxError, Credentials, FileCredentials, ImsClient, ImsClientBuilder, Scopes, TokenError, TokenResponse,
-    TokenSource,
+    BoxError, Credentials, FileCredentials, ImsClient, ImsClientBuilder, Scopes, TokenError,
+    TokenResponse, TokenSource,
 };
 
 /// Part of each secret and each token here.
@@ -162,7 +162,8 @@ fn secrets_in_a_json_array_are_wiped() {
 #[test]
 fn response_with_a_token_is_wiped() {
     for token in [secret(), ESCAPED] {
-        let body = leaked(format!(r#"{{"access_token":"{token}","expires_in":3600,"x":"{token}"}}"#));
+        let body =
+            leaked(format!(r#"{{"access_token":"{token}","expires_in":3600,"x":"{token}"}}"#));
 
         assert_eq!(freed_with_needle(|| request_token(200, body).unwrap()), 0, "{body}");
     }
@@ -208,7 +209,8 @@ fn source_and_its_tokens_are_wiped() {
     let body = leaked(format!(r#"{{"access_token":"{}","expires_in":3600}}"#, secret()));
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let credentials = Credentials::new("client-id", secret()).with_scopes(Scopes::from("openid"));
+        let credentials =
+            Credentials::new("client-id", secret()).with_scopes(Scopes::from("openid"));
         let client = ims(credentials, 200, body).build().unwrap();
         let tokens = TokenSource::from_fetcher(client);
         let token = runtime.block_on(tokens.token()).unwrap();
