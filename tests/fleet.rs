@@ -473,6 +473,7 @@ async fn a_new_secret_is_tried_where_the_token_is_an_old_one() {
     secret(&tokens).await;
     sleep(Duration::from_secs(121)).await;
 
+    credentials.seen.store(true, Ordering::SeqCst);
     credentials.told.notify_one();
     sleep(Duration::from_secs(2)).await;
 

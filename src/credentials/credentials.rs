@@ -12,7 +12,7 @@ use http::HeaderValue;
 use super::{ClientSecret, Scopes, console, json::Json, variables};
 use crate::error::ConfigError;
 
-/// What Adobe's documentation has integrations of Firefly ask for.
+/// The scopes of Firefly integrations, from Adobe's documentation.
 const DEFAULT_SCOPES: [&str; 4] = ["openid", "AdobeID", "firefly_api", "ff_apis"];
 
 /// An OAuth Server-to-Server credential of the Adobe Developer Console.
@@ -36,7 +36,7 @@ pub struct Credentials {
     secret: ClientSecret,
     next_secret: Option<ClientSecret>,
     scopes: Scopes,
-    /// Whether it is meant that there are no scopes.
+    /// Whether the scopes are empty on purpose.
     without_scopes: bool,
     org_id: Option<String>,
 }
@@ -45,8 +45,8 @@ impl Credentials {
     /// Credentials with the default scopes `openid`, `AdobeID`, `firefly_api` and `ff_apis`, one
     /// secret and no organization.
     ///
-    /// It never fails. Empty values, and those that cannot be sent, are an error of whatever is
-    /// built from the credentials.
+    /// Empty values, and values that cannot be sent, are an error of the builder that uses the
+    /// credentials.
     pub fn new(client_id: impl Into<String>, client_secret: impl Into<ClientSecret>) -> Self {
         Self {
             client_id: client_id.into(),
@@ -122,7 +122,7 @@ impl Credentials {
         console::read_file(path.as_ref())
     }
 
-    /// The credentials that `source` holds: at least one secret, and at most two are taken.
+    /// Credentials with the first two of `secrets`. An empty list is an error that names `source`.
     pub(super) fn with_secrets(
         client_id: &str,
         secrets: Vec<ClientSecret>,
@@ -134,7 +134,7 @@ impl Credentials {
         Ok(Self { next_secret: secrets.next(), ..credentials })
     }
 
-    /// Sets the scopes to ask for: a list, a JSON array as text, or text separated by commas or
+    /// Sets the scopes of token requests: a list, a JSON array as text, or text separated by commas or
     /// spaces. Default: `openid`, `AdobeID`, `firefly_api`, `ff_apis`.
     #[must_use]
     pub fn with_scopes(mut self, scopes: impl Into<Scopes>) -> Self {
@@ -143,12 +143,11 @@ impl Credentials {
         self
     }
 
-    /// Asks for no scopes: the token request has no `scope` field then.
+    /// Sends token requests without a `scope` field.
     ///
-    /// The token proxy of PDF Services wants it so (see [`Environment`](crate::Environment)); IMS
-    /// itself answers such a request with an error. Scopes that are empty in any other way, as from
-    /// an environment variable that is set to nothing, are an error of whatever is built from the
-    /// credentials.
+    /// The token proxy of PDF Services requires this (see [`Environment`](crate::Environment)); IMS
+    /// itself rejects such a request. Scopes that are empty in any other way, such as from an empty
+    /// environment variable, are an error of the builder that uses the credentials.
     ///
     /// ```
     /// use tower_adobe_auth::Credentials;
@@ -181,8 +180,8 @@ impl Credentials {
         self
     }
 
-    /// Sets the secret that is to replace the current one, for as long as the credential has both.
-    /// Default: none.
+    /// Sets the secret that will replace the current one, while the credential has both. Default:
+    /// none.
     #[must_use]
     pub fn with_next_secret(mut self, next_secret: impl Into<ClientSecret>) -> Self {
         self.next_secret = Some(next_secret.into());
@@ -208,13 +207,13 @@ impl Credentials {
         &self.secret
     }
 
-    /// The client secret that is to replace the current one.
+    /// The client secret that will replace the current one.
     #[must_use]
     pub fn next_secret(&self) -> Option<&ClientSecret> {
         self.next_secret.as_ref()
     }
 
-    /// The scopes to ask for.
+    /// The scopes of token requests.
     #[must_use]
     pub fn scopes(&self) -> &Scopes {
         &self.scopes
@@ -272,7 +271,7 @@ impl Credentials {
     }
 }
 
-/// What the place that credentials come from calls their fields.
+/// The names of the fields at the origin of the credentials.
 pub(super) struct Names<'a> {
     pub(super) client_id: &'a str,
     pub(super) client_secret: &'a str,

@@ -1,14 +1,14 @@
-//! Who we are: a client id, one or two client secrets, the scopes to ask for and, where needed,
-//! the organization.
+//! The credentials of a client: its id, one or two secrets, the scopes and, where needed, the
+//! organization.
 //!
 //! [`Credentials`] come from the program itself ([`Credentials::new`]), from environment variables
 //! ([`Credentials::from_env`]) or from a file of the Adobe Developer Console
-//! ([`Credentials::from_console_file`]). What is read from outside is checked at once, and an error
-//! names the variable or the field at fault. What the program sets is checked when a token source
-//! is built from it.
+//! ([`Credentials::from_console_file`]). Values from outside are checked immediately, and an error
+//! names the invalid variable or field. Values that the program sets are checked when a token source
+//! is built.
 //!
-//! A [`ClientSecret`] is wrapped where it enters and wiped where it ends. No `Debug` and no error
-//! of this module shows one, not even where a file holds it in the wrong place.
+//! A [`ClientSecret`] is wrapped on entry and wiped on drop. No `Debug` and no error of this module
+//! contains a secret, not even if a file has it in the wrong field.
 //!
 //! A Console credential has up to two secrets at once, so that one can be replaced while the other
 //! still works; [`Credentials`] carry both.

@@ -1,13 +1,13 @@
-//! The client secret, wrapped at the door.
+//! [`ClientSecret`]: wrapped on entry, wiped on drop.
 
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-/// A client secret: shown by no `Debug`, wiped from memory when dropped.
+/// A client secret, which is redacted in `Debug` and wiped when dropped.
 ///
-/// It is taken literally, white space included.
+/// White space is part of it.
 ///
 /// # Example
 ///
@@ -37,10 +37,9 @@ impl From<&str> for ClientSecret {
 }
 
 impl From<String> for ClientSecret {
-    /// Wipes `secret` once it is taken over.
+    /// Copies `secret`, then wipes it.
     fn from(secret: String) -> Self {
-        // Handing the `String` itself over could move it to a smaller allocation and leave the
-        // old one behind in clear.
+        // Converting the `String` itself could shrink its allocation and leave the secret behind.
         let secret = Zeroizing::new(secret);
         Self::from(secret.as_str())
     }

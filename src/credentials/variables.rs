@@ -58,7 +58,7 @@ impl Variable {
         }
     }
 
-    /// The value without the white space around it: what is mounted from a file ends with a
+    /// The value without surrounding white space, because values from mounted files end with a
     /// newline.
     fn text(&self) -> Option<&str> {
         self.value.as_ref().map(|value| value.trim())

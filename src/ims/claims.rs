@@ -1,7 +1,7 @@
-//! What the token itself says of its life, where it is a JWT.
+//! The claims of a token about its life, if the token is a JWT.
 //!
-//! Adobe's tokens have no `exp`: they end at `created_at + expires_in`, both milliseconds in
-//! strings. The claims cross-check the answer's `expires_in`; nothing else is done with them.
+//! Adobe's tokens have no `exp`. They expire at `created_at + expires_in`, both milliseconds in
+//! strings. The claims are only used to cross-check the `expires_in` of the response.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,7 +24,7 @@ struct Payload {
 }
 
 impl Claims {
-    /// The claims of `token`, or `None` where it is opaque or says nothing of its life.
+    /// The claims of `token`, or `None` if it is opaque or has no claim about its life.
     pub(crate) fn of(token: &str) -> Option<Self> {
         let mut parts = token.split('.');
         let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
@@ -39,12 +39,12 @@ impl Claims {
         })
     }
 
-    /// How long the token lives in all.
+    /// The whole life of the token.
     pub(crate) fn lifetime(self) -> Duration {
         Duration::from_millis(self.expires_in)
     }
 
-    /// How long the token still lives at `now`, which is never longer than it lives in all.
+    /// The remaining life at `now`, which is never longer than the whole life.
     pub(crate) fn remaining(self, now: SystemTime) -> Duration {
         let Some(created_at) = self.created_at else { return self.lifetime() };
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();

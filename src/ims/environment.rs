@@ -1,4 +1,4 @@
-//! Which IMS is asked for a token, and at which URL.
+//! [`Environment`]: the IMS that issues the tokens, and its URL.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,7 +17,7 @@ const STAGE: &str = "https://ims-na1-stg1.adobelogin.com";
 ///
 /// # Example
 ///
-/// The token proxy of PDF Services, which stands at a path of its own and takes no scopes
+/// The token proxy of PDF Services, which has a path of its own and accepts no scopes
 /// ([`Credentials::without_scopes`](crate::Credentials::without_scopes)):
 ///
 /// ```
@@ -55,8 +55,8 @@ impl Environment {
     /// # Errors
     ///
     /// The client secret is sent to this URL, so it must be `https`. Plain `http` is accepted for
-    /// loopback hosts alone: `127.0.0.0/8`, `[::1]` and `localhost`. A URL with userinfo, a query,
-    /// a fragment or no host is refused.
+    /// loopback hosts only: `127.0.0.0/8`, `[::1]` and `localhost`. A URL with userinfo, a query, a
+    /// fragment or no host is rejected.
     pub fn custom(base_url: impl AsRef<str>) -> Result<Self, ConfigError> {
         Self::at(base_url.as_ref(), TOKEN_PATH)
     }

@@ -1,4 +1,4 @@
-//! An answer without a token: what kind of failure it is, what IMS said, what to do.
+//! A response without a token: its kind of failure, its error description, and advice.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +16,7 @@ use crate::{
     error::{ErrorKind, ImsFailure, TokenError},
 };
 
-/// Ten thousand years: longer than any date can say, and no clock of ours overflows on the way.
+/// Ten thousand years, in seconds: later than any HTTP date, and early enough for our clocks.
 const LONGEST_RETRY_AFTER: u64 = 10_000 * 366 * 24 * 60 * 60;
 
 /// The error body of RFC 6749 §5.2. A field of another type counts as missing.
@@ -38,14 +38,14 @@ fn text<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Text>, D::Error> {
     Ok(Option::<&RawValue>::deserialize(json)?.and_then(credentials::text))
 }
 
-/// The error of an answer whose status is not 200.
+/// The error of a response whose status is not 200.
 pub(crate) fn refusal(answer: &Answer, secrets: &[&str], wall: SystemTime) -> TokenError {
     let said = said(answer, secrets, wall);
     let (kind, message) = judge(answer.status, said.error.as_deref());
     TokenError::with_answer(kind, message, said)
 }
 
-/// What IMS said, fit for a log line: without `secrets` and without the answer's own token.
+/// The parts of the response that help, without `secrets` and without the response's own token.
 pub(crate) fn said(answer: &Answer, secrets: &[&str], wall: SystemTime) -> ImsFailure {
     let body = Some(answer.text()).filter(|body| body.starts_with(b"{"));
     let body: Refusal = body.and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The token request, as it goes over the wire.
+//! The token request on the wire.
 
 use bytes::Bytes;
 use http::{
@@ -38,7 +38,7 @@ fn form(credentials: &Credentials, secret: &ClientSecret) -> Zeroizing<Vec<u8>> 
         ("client_id", credentials.client_id()),
         ("client_secret", secret.expose_secret()),
     ];
-    // The token proxy of PDF Services takes no scope.
+    // The token proxy of PDF Services accepts no scope.
     if !scope.is_empty() {
         fields.push(("scope", &scope));
     }
@@ -46,7 +46,7 @@ fn form(credentials: &Credentials, secret: &ClientSecret) -> Zeroizing<Vec<u8>> 
         fields.push(("org_id", org_id));
     }
 
-    // Room for every byte percent-encoded: a buffer that grows leaves copies of the secret behind.
+    // Room for every byte percent-encoded. A buffer that grows would leave copies of the secret behind.
     let room = fields.iter().map(|(name, value)| name.len() + 3 * value.len() + 2).sum();
     let mut form = form_urlencoded::Serializer::new(String::with_capacity(room));
     form.extend_pairs(fields);

@@ -1,4 +1,4 @@
-//! IMS's answer, read: a token and its life, or what is wrong.
+//! Reads the response of IMS: a token and its life, or the reason why there is none.
 
 use std::{borrow::Cow, time::SystemTime};
 
@@ -22,7 +22,7 @@ use crate::{
     token::TokenResponse,
 };
 
-/// One answer of IMS, as it came over the wire.
+/// One response of IMS, as received.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -48,7 +48,7 @@ impl Answer {
         Arrival { date: date.and_then(|date| httpdate::parse_http_date(date.trim()).ok()), wall }
     }
 
-    /// The body without the byte order mark that some proxies put before it.
+    /// The body without the byte order mark that some proxies insert.
     pub(crate) fn text(&self) -> &[u8] {
         let body = self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.body);
         body.trim_ascii()
@@ -69,7 +69,7 @@ pub(super) fn text<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Text>, D
     credentials::text(json).map(Some).ok_or_else(|| D::Error::custom("not a text"))
 }
 
-/// Reads the answer that came at `wall`. `secrets` are kept out of the error.
+/// Reads a response that arrived at `wall`. The error contains none of `secrets`.
 pub(crate) fn read(
     answer: &Answer,
     secrets: &[&str],
@@ -132,7 +132,7 @@ fn parse(answer: &Answer) -> Result<Success, Cow<'static, str>> {
         Some(b'{') => {}
         Some(_) => return Err("IMS answered with something other than a JSON object".into()),
     }
-    // The error's own text quotes the body, so only its place is kept.
+    // Only the position of serde's error is kept, because its text quotes the body.
     serde_json::from_slice(answer.text()).map_err(|error| {
         let what = match error.classify() {
             Category::Eof => "JSON that ends too early",

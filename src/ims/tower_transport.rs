@@ -1,4 +1,4 @@
-//! Reaches IMS through any Tower service that speaks HTTP.
+//! [`TowerTransport`]: reaches IMS through any Tower service over HTTP messages.
 
 use std::future::poll_fn;
 

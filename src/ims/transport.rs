@@ -1,4 +1,4 @@
-//! What carries the token request to IMS and the answer back.
+//! [`Transport`]: sends the token request and reads the response.
 
 use std::{future::Future, pin::Pin, pin::pin};
 
@@ -13,7 +13,7 @@ pub(crate) use super::reqwest_transport::default_transport;
 use super::response::Answer;
 use crate::error::{BoxError, ErrorKind, TokenError};
 
-/// How much of a body is read. A token is about 2 KB.
+/// The longest body that is read, in bytes. A token has about 2 KB.
 pub(crate) const MAX_BODY: usize = 64 * 1024;
 
 pub(crate) type AnswerFuture<'a> =
@@ -24,19 +24,18 @@ pub(crate) trait Transport: Send + Sync {
     fn send(&self, request: Request<Bytes>) -> AnswerFuture<'_>;
 }
 
-/// There is no transport unless one is given or a feature brings one.
+/// Without the feature `reqwest`, the user must set a transport.
 #[cfg(not(feature = "reqwest"))]
 pub(crate) fn default_transport(
     _token_url: &http::Uri,
     _connect_timeout: std::time::Duration,
 ) -> Result<std::sync::Arc<dyn Transport>, crate::error::ConfigError> {
     Err(crate::error::ConfigError::new(
-        "there is no HTTP client to reach IMS with; enable the feature `reqwest`, or give one to \
-         `transport`",
+        "no HTTP client for IMS; enable the feature `reqwest`, or set one with `transport`",
     ))
 }
 
-/// Reads the body while it streams, up to [`MAX_BODY`] bytes whatever its length is said to be.
+/// Reads at most [`MAX_BODY`] bytes of the body, whatever its `content-length`.
 pub(crate) async fn read_answer<B>(response: Response<B>) -> Result<Answer, TokenError>
 where
     B: Body,
@@ -46,7 +45,7 @@ where
     let mut answer = Answer {
         status: head.status,
         headers: head.headers,
-        // All the room there can be: a buffer that grows leaves copies of the token behind.
+        // The largest possible size: a buffer that grows would leave copies of the token behind.
         body: Zeroizing::new(Vec::with_capacity(MAX_BODY)),
         is_truncated: false,
     };
