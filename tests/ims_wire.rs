@@ -599,7 +599,7 @@ async fn clock_ahead_of_the_claims_costs_no_refresh_without_a_date() {
     let claims = format!(r#"{{"created_at":"{created}","expires_in":"{}"}}"#, lifetime * 1_000);
     let token = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
     let body = format!(r#"{{"access_token":"{token}","expires_in":{lifetime}}}"#);
-    for ahead in [lifetime / 2, lifetime - 60, lifetime - 4, lifetime - 2, lifetime, 9 * lifetime] {
+    for ahead in [lifetime / 2, lifetime - 50, lifetime - 4, lifetime - 2, lifetime, 9 * lifetime] {
         let (asked, body) = (Arc::new(AtomicUsize::new(0)), body.clone());
         let count = Arc::clone(&asked);
         let ims = tower::service_fn(move |_: Request<Full<Bytes>>| {

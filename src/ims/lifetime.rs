@@ -3,12 +3,12 @@
 //! | the response has | the token lives for the shortest of |
 //! | --- | --- |
 //! | an opaque token | `expires_in` |
-//! | claims, no `Date` | `expires_in`, the claimed lifetime |
 //! | claims and a `Date` | `expires_in`, the claimed lifetime, the claimed life left at `Date` |
+//! | claims, no `Date` | `expires_in`, the claimed lifetime, the claimed life left by our clock |
 //!
-//! The claims give points in time, and only the server's clock is known to agree with them. Our own
-//! clock is never compared with the claims: if it is ahead, each new token would look almost expired,
-//! and the source would request one after the other.
+//! Only the server's clock is known to agree with the claims. If ours is ahead by nearly a lifetime,
+//! each new token looks almost expired, and the source would request one after the other. By our
+//! clock, a life left that is a tiny part of the lifetime is therefore ignored.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +23,10 @@ const LONGEST: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 /// A token with no more life left than this, or than half of its claimed lifetime if that is
 /// shorter, counts as expired, because using it would make every request wait for another.
 const SHORTEST: Duration = Duration::from_secs(1);
+
+/// By our own clock, a smaller part of the lifetime than one in this many is not believed: 57 s of a
+/// day. A token so close to its end is much rarer than a wrong clock.
+const SMALLEST_PART: u32 = 1_500;
 
 /// The time at which a response arrived.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +56,10 @@ pub(crate) fn lifetime(
     let answered = bounded(seconds(expires_in)?)?;
     let Some(claims) = claims else { return Ok(answered) };
 
-    let claimed = arrival.date.map_or(claims.lifetime(), |date| claims.remaining(date));
+    let mut claimed = claims.remaining(arrival.best());
+    if arrival.date.is_none() && claimed <= SHORTEST.max(claims.lifetime() / SMALLEST_PART) {
+        claimed = claims.lifetime();
+    }
     if claimed <= SHORTEST.min(claims.lifetime() / 2) {
         return Err("IMS answered with an access token that has already expired");
     }
@@ -171,6 +178,7 @@ mod tests {
         assert_eq!(life(DAY, dated(1_000)), Ok(Duration::from_secs(DAY)));
         assert_eq!(life(DAY, dated(1_000 + DAY - 60)), Ok(Duration::from_secs(60)));
         assert_eq!(life(30, dated(1_000 + DAY - 60)), Ok(Duration::from_secs(30)));
+        assert_eq!(life(DAY, undated(1_000 + DAY - 60)), Ok(Duration::from_secs(60)));
         assert_eq!(life(2 * DAY, dated(0)), Ok(Duration::from_secs(DAY)));
     }
 
@@ -192,44 +200,32 @@ mod tests {
     }
 
     #[test]
-    fn our_own_clock_changes_nothing_without_a_date() {
-        let created = 1_000_000;
-        let claimed = [1, 60, 3_600, DAY];
-        let skews = [
-            0,
-            1,
-            -1,
-            30,
-            -30,
-            60,
-            3_600,
-            -3_600,
-            43_200,
-            86_339,
-            86_390,
-            86_396,
-            86_398,
-            86_399,
-            86_400,
-            86_401,
-            9 * 86_400,
-            -9 * 86_400,
-            1_000 * 86_400,
-            -1_000_000,
-        ];
-        for life in claimed {
-            let payload = json!({ "created_at": created * 1_000, "expires_in": life * 1_000 });
+    fn our_own_clock_shortens_no_life_to_a_tiny_part() {
+        // (seconds that our clock is ahead, expected life of a token of a day)
+        for (ahead, expected) in [
+            (-1_000_000, DAY),
+            (-3_600, DAY),
+            (0, DAY),
+            (30, DAY - 30),
+            (43_200, DAY / 2),
+            (86_340, 60),
+            (86_343, DAY),
+            (86_396, DAY),
+            (86_399, DAY),
+            (86_400, DAY),
+            (86_400_000, DAY),
+        ] {
+            let wall = at(u64::try_from(1_000_000_i64 + ahead).unwrap());
+            let payload = json!({ "created_at": 1_000_000_000_u64, "expires_in": DAY * 1_000 });
             let token = format!("a.{}.c", URL_SAFE_NO_PAD.encode(payload.to_string()));
-            for expires_in in [1, 30, 3_600, DAY, 2 * DAY] {
-                for skew in skews {
-                    let wall = at(u64::try_from(created as i64 + skew).unwrap());
-                    let arrival = Arrival { date: None, wall };
+            for (expires_in, expected) in
+                [(DAY, expected), (2 * DAY, expected), (30, expected.min(30))]
+            {
+                let arrival = Arrival { date: None, wall };
 
-                    let life_left = lifetime(Some(&json!(expires_in)), Claims::of(&token), arrival);
+                let life = lifetime(Some(&json!(expires_in)), Claims::of(&token), arrival);
 
-                    let expected = Duration::from_secs(expires_in.min(life));
-                    assert_eq!(life_left, Ok(expected), "{life} {expires_in} {skew}");
-                }
+                assert_eq!(life, Ok(Duration::from_secs(expected)), "{ahead} {expires_in}");
             }
         }
     }
