@@ -68,6 +68,8 @@
 mod clock;
 mod credentials;
 mod error;
+#[cfg(feature = "store")]
+mod fleet;
 #[doc = include_str!("../docs/guide.md")]
 pub mod guide {}
 mod ims;
@@ -80,7 +82,6 @@ mod source;
 #[cfg(feature = "store")]
 mod store;
 pub mod telemetry;
-mod token;
 
 #[cfg(feature = "reqwest-middleware")]
 pub use self::reqwest_chain::AdobeAuthMiddleware;
@@ -93,14 +94,16 @@ pub use self::store::{Lease, MemoryStore, Saved, StoreKey, StoredToken, TokenSto
 pub use self::{
     credentials::{ClientSecret, Credentials, FileCredentials, ProvideCredentials, Scopes},
     error::{BoxError, ConfigError, ErrorKind, InsecureUri, StoreError, TokenError},
-    ims::{CustomEnvironment, Environment, ImsClient, ImsClientBuilder},
+    ims::{CustomEnvironment, Environment, ImsClient, ImsClientBuilder, TokenResponse},
     middleware::{
         AcquireTimeout, AdobeAuth, AdobeAuthLayer, AllowedHosts, Message, MinLifetime,
         NoAuthorization, NoReplay, Repeat, Replay, ReplayUnauthorized, Replayed, Reply,
         ResponseFuture,
     },
-    source::{FetchToken, Status, StatusChanges, TokenSource, TokenSourceBuilder, TokenSources},
-    token::{AccessToken, TokenResponse},
+    source::{
+        AccessToken, FetchToken, Status, StatusChanges, TokenSource, TokenSourceBuilder,
+        TokenSources,
+    },
 };
 
 /// The examples of the README, compiled.

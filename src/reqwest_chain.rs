@@ -1,4 +1,4 @@
-//! [`AdobeAuthMiddleware`]: the layer's logic, for clients built with reqwest-middleware.
+//! [`AdobeAuthMiddleware`]: the rules of the layer, for clients built with reqwest-middleware.
 
 use std::marker::PhantomData;
 
@@ -8,42 +8,47 @@ use reqwest_middleware::{Error, Middleware, Next, Result};
 
 use crate::{
     middleware::{
-        AdobeAuthLayer, Authorization, Authorizer, NoReplay, Replay, Replayed, refused,
-        refused_again,
+        AdobeAuthLayer, Authorization, Authorizer, NoReplay, Replay, Replayed, is_refusal,
     },
     telemetry::Obtained,
 };
 
 /// [`AdobeAuthLayer`] as a middleware of the `reqwest-middleware` crate.
 ///
-/// It does what the layer does, with the same rules: 401 recovery with
-/// [`replay_unauthorized`](AdobeAuthLayer::replay_unauthorized) too. A body that is a stream cannot be
-/// sent again: such a request is sent once, and its 401 is the answer. A request's wishes
-/// ([`NoAuthorization`](crate::NoAuthorization), another [`TokenSource`](crate::TokenSource),
-/// [`AcquireTimeout`](crate::AcquireTimeout), [`MinLifetime`](crate::MinLifetime)) go into the
-/// extensions of its `RequestBuilder`.
+/// The middleware does what the layer does, with the same rules, and replays a 401 if the layer
+/// [does](AdobeAuthLayer::replay_unauthorized). A body that is a stream cannot be copied: such a
+/// request is sent once, and the caller gets its 401.
 ///
-/// Dropping a request is safe at any moment: a token request that it waits for goes on for the
-/// others. While it waits, no middleware inside has been called yet, so that their limits are free.
+/// The extensions of a request ([`NoAuthorization`](crate::NoAuthorization), another
+/// [`TokenSource`](crate::TokenSource), [`AcquireTimeout`](crate::AcquireTimeout),
+/// [`MinLifetime`](crate::MinLifetime)) are set on its `RequestBuilder`.
+///
+/// # Cancellation
+///
+/// A request may be dropped at any moment. A token refresh that it waits for continues, because other
+/// requests need the token too. During the wait no inner middleware has been called, so the request
+/// occupies no slot of their concurrency limits.
 ///
 /// # Order
 ///
-/// What is added first is outermost. Tracing, retry, *this one*, then what belongs to one try:
-/// - `reqwest-retry` goes **before**: each attempt is then authorized anew. After it, the same token
-///   would be repeated, also one that the API has just refused.
-/// - Its default strategy takes every error of a middleware for final. One of your own can ask
-///   [`TokenError::is_transient`](crate::TokenError::is_transient), and leave a 401 alone that
-///   carries [`Replayed`]. It refuses bodies that are streams before anything is sent.
-/// - `reqwest-tracing` goes before the retry for one span a request, or after it for one an attempt.
-///   No span shows the token: what puts headers in spans sees a value that is marked sensitive.
-/// - The timeout of one try is reqwest's own (`ClientBuilder::timeout`); it does not cover the wait
-///   for a token. A total one is `tokio::time::timeout` around it all.
+/// The middleware that is added first is outermost. Add tracing, retry, *this one*, and then those
+/// that belong to one try:
+/// - Add `reqwest-retry` **before** this one, so that each attempt is authorized anew. Added after this
+///   one, it would repeat a request with the same token, even if the API has just refused the token.
+/// - The default strategy of `reqwest-retry` treats every error of a middleware as permanent. A
+///   strategy of your own can check [`TokenError::is_transient`](crate::TokenError::is_transient),
+///   and should not repeat a 401 that carries [`Replayed`]. `reqwest-retry` rejects bodies that are
+///   streams before they are sent.
+/// - `reqwest-tracing` goes before the retry for one span per request, or after it for one span per
+///   attempt. No span shows the token, because its header value is marked sensitive.
+/// - The timeout of one try is reqwest's own (`ClientBuilder::timeout`), which does not cover the wait
+///   for a token. A total timeout is `tokio::time::timeout` around the whole call.
 ///
 /// # Errors
 ///
-/// A [`TokenError`](crate::TokenError) or [`InsecureUri`](crate::InsecureUri) is found in
-/// [`reqwest_middleware::Error::Middleware`] by downcast. `reqwest-retry` wraps it in its
-/// `RetryError`, which has to be opened first.
+/// A downcast of [`reqwest_middleware::Error::Middleware`] finds [`TokenError`](crate::TokenError)
+/// and [`InsecureUri`](crate::InsecureUri). `reqwest-retry` wraps them in its `RetryError`, which has
+/// to be unwrapped first.
 ///
 /// # Example
 ///
@@ -95,41 +100,49 @@ impl<R: Replay<Request> + 'static> Middleware for AdobeAuthMiddleware<R> {
         extensions: &mut Extensions,
         next: Next<'_>,
     ) -> Result<Response> {
-        let (token, host) = match self.authorizer.authorize_once(&request, Some(extensions)) {
-            Authorization::NotOurs => return next.run(request, extensions).await,
-            Authorization::Token(token, host) => (token, host),
-            Authorization::Wait(wait) => {
-                let unsent = wait.unsent();
-                let token = wait.clone().token().await.map_err(failed)?;
-                unsent.sent();
-                wait.count_sent(&token, Obtained::Waited);
-                (token, wait.host)
+        let (sent, pending) = match self.authorizer.authorize(&request, Some(extensions)) {
+            Authorization::PassThrough => return next.run(request, extensions).await,
+            Authorization::Send(sent) => (sent, None),
+            Authorization::Wait(origin) => {
+                let pending = self.authorizer.pending_token(Some(extensions), origin);
+                let failure = pending.failure_counter();
+                let token = pending.acquire().await.map_err(failed)?;
+                failure.disarm();
+                (pending.send_with(token, Obtained::Waited), Some(pending))
             }
-            // Out of its box, or no downcast finds it.
+            // Unboxed, because a downcast to `InsecureUri` does not find a `Box<InsecureUri>`.
             Authorization::Insecure(error) => return Err(failed(*error)),
         };
-        // Now: what is inside may change the extensions, and the replay is this request once more.
-        let spare =
-            R::spare(&request).map(|spare| (spare, self.authorizer.wait(Some(extensions), host)));
-        self.authorizer.sign(request.headers_mut(), &token);
+        // The copy is made before the call, because an inner middleware may change the extensions.
+        let spare = R::spare(&request).map(|spare| {
+            let pending = pending
+                .unwrap_or_else(|| self.authorizer.pending_token(Some(extensions), sent.origin));
+            (spare, pending)
+        });
+        self.authorizer.insert_headers(request.headers_mut(), &sent.token);
         let response = next.clone().run(request, extensions).await?;
-        if !refused(&response, &token, host) {
+        if !is_refusal(&response, sent.origin) {
             return Ok(response);
         }
+        sent.report_unauthorized();
 
-        let Some((mut spare, wait)) = spare else { return Ok(response) };
-        // Whatever came of it: is there another token now?
-        let _ = wait.clone().token().await;
-        let Some(another) = wait.at_hand().filter(|another| !another.is(&token)) else {
-            wait.count_no_new_token();
+        let Some((mut spare, pending)) = spare else { return Ok(response) };
+        // If the refused token could not be replaced in time, the source returns it once more.
+        let another = pending.acquire_another(&sent.token).await.ok();
+        let Some(another) = another else {
+            pending.count_no_new_token();
             return Ok(response);
         };
-        // Its connection may be what the second try needs.
+        // The replay may need the connection that the refused response occupies.
         drop(response);
-        self.authorizer.sign(spare.headers_mut(), &another);
-        wait.count_sent(&another, Obtained::Replayed);
+        self.authorizer.insert_headers(spare.headers_mut(), &another);
+        let sent = pending.send_with(another, Obtained::Replayed);
         let mut response = next.run(spare, extensions).await?;
-        refused_again(&response, &another, host);
+        let refused_again = is_refusal(&response, sent.origin);
+        if refused_again {
+            sent.report_unauthorized();
+        }
+        pending.count_replayed(refused_again);
         response.extensions_mut().insert(Replayed);
         Ok(response)
     }

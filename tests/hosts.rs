@@ -694,3 +694,40 @@ fn the_end_of_an_address_is_no_domain() {
     assert_eq!(hosts, AllowedHosts::none());
     assert!(!hosts.allow("127.0.0.1", None));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_warning_about_a_host_shows_no_userinfo() {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _default = tracing::subscriber::set_default(subscriber);
+
+    let _ = layer()
+        .await
+        .allow_host("https://user:hunter2@api.frame.io/")
+        .allow_host("user:hunter2@")
+        .allow_subdomains_of("https://user:hunter2@frame.io/");
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(log.matches("not a host name").count(), 3, "{log}");
+    assert!(log.contains("api.frame.io"), "{log}");
+    assert!(!log.contains("hunter2") && !log.contains("user"), "{log}");
+}

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -313,21 +314,34 @@ impl metrics::Recorder for Gauges {
 async fn an_older_expiry_does_not_take_the_place_of_a_newer_one() {
     let slow = Arc::new(Slow::default());
     let tokens = metrics::with_local_recorder(&Gauges(Arc::clone(&slow)), || {
-        let fetch = || async { Ok(TokenResponse::new("a-token", Duration::from_secs(3_600))) };
+        let fetched = AtomicBool::new(false);
+        let fetch = move || {
+            let first = !fetched.swap(true, Ordering::SeqCst);
+            async move {
+                if !first {
+                    std::future::pending::<()>().await;
+                }
+                Ok(TokenResponse::new("a-token", Duration::from_secs(3_600)))
+            }
+        };
         TokenSource::builder_from_fetcher(fetch).refresh_on_demand().build().unwrap()
     });
-    let old = tokens.token().await.unwrap();
-    let new = tokens.refresh().await.unwrap();
+    let token = tokens.token().await.unwrap();
 
-    // Two threads change the state; the first is slow to show what it has seen.
+    // Two threads change the state; the first, which starts a refresh, is slow to show what it has
+    // seen: a valid token.
     let begun = *slow.begun.lock().unwrap();
     slow.is_slow.store(true, Ordering::SeqCst);
     let first = std::thread::spawn({
         let tokens = tokens.clone();
-        move || tokens.invalidate(&old)
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let refresh = async { tokens.refresh().now_or_never() };
+            assert!(runtime.unwrap().block_on(refresh).is_none());
+        }
     });
     assert!(slow.begin(begun + 1, Duration::from_secs(10)));
-    tokens.invalidate(&new);
+    tokens.invalidate(&token);
     first.join().unwrap();
 
     assert!(!tokens.status().is_ready());

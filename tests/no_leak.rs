@@ -226,12 +226,12 @@ async fn neither_secret_nor_token_is_told_by_any_type_or_event() {
     walk.assert_nothing_told();
     let log = LOG.text();
     for words in [
-        "fetched an access token",
+        "obtained an access token",
         "an API refused the access token",
         "credentials file is invalid",
         "took the access token of another process from the store",
-        "could not fetch an access token",
-        "no token for a host that is not allowed",
+        "could not obtain an access token",
+        "passed a request through, because its host is not allowed",
         "starting new connection",
         "hyper_util",
     ] {
@@ -570,8 +570,8 @@ fn secrets_are_held_in_types_that_wipe_themselves() {
     for (file, declaration) in [
         ("credentials/secret.rs", "pub struct ClientSecret(SecretString);"),
         ("credentials/json.rs", "type Text = Zeroizing<String>;"),
-        ("token.rs", "    pub(crate) access_token: SecretString,"),
-        ("token.rs", "    secret: SecretString,"),
+        ("ims/token_response.rs", "    pub(crate) access_token: SecretString,"),
+        ("source/access_token.rs", "    secret: SecretString,"),
         ("store/token_store.rs", "    value: Zeroizing<Vec<u8>>,"),
         ("store/key.rs", "    secret: Arc<Zeroizing<[u8; LENGTH]>>,"),
         ("store/sealed.rs", "    pub(crate) access_token: Zeroizing<String>,"),

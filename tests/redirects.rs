@@ -30,7 +30,7 @@ const VALUES: [Option<&str>; 3] = [Some("Bearer token-1"), Some("my-id"), Some("
 const NONE: [Option<&str>; 3] = [None; 3];
 
 /// A server on 127.0.0.1 and, by its other name, on `localhost`. It keeps the headers of what it
-/// was asked, and redirects to what the query says in `to`.
+/// was asked, redirects to what the query says in `to`, and answers 401 to the query `refused`.
 #[derive(Clone)]
 struct Server {
     port: u16,
@@ -84,9 +84,10 @@ async fn answer(
     request: Request,
 ) -> Response {
     server.seen.lock().unwrap().push(request.into_parts().0.headers);
-    match query.into_iter().find(|(name, _)| name == "to") {
-        Some((_, to)) => (StatusCode::FOUND, [(LOCATION, to)]).into_response(),
-        None => StatusCode::OK.into_response(),
+    match query.into_iter().next() {
+        Some((name, to)) if name == "to" => (StatusCode::FOUND, [(LOCATION, to)]).into_response(),
+        Some((name, _)) if name == "refused" => StatusCode::UNAUTHORIZED.into_response(),
+        _ => StatusCode::OK.into_response(),
     }
 }
 
@@ -280,4 +281,48 @@ async fn without_our_policy_a_401_from_where_a_redirect_led_says_nothing_about_t
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(token.generation(), 1);
     assert_eq!(other.api_requests(), 1);
+}
+
+/// The generation of the token after a request for `url` was refused.
+async fn generation_after_401(url: &str, policy: bool) -> u64 {
+    let tokens = TokenSource::from_fetcher(|| async {
+        Ok(TokenResponse::new("a-token", Duration::from_secs(86_400)))
+    });
+    tokens.token().await.unwrap();
+    let layer = AdobeAuthLayer::new(tokens.clone()).allow_host("127.0.0.1").allow_host("localhost");
+    let ours = if policy {
+        layer.allowed_hosts().redirect_policy()
+    } else {
+        reqwest::redirect::Policy::default()
+    };
+
+    let response = get_by_reqwest(&layer, ours, url).await;
+
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    tokens.token().await.unwrap().generation()
+}
+
+/// reqwest drops `Authorization` on the way to another host or port, so that a 401 from there says
+/// nothing about the token.
+#[tokio::test]
+async fn a_401_from_another_port_or_host_keeps_the_token() {
+    let (first, second) = (Server::start().await, Server::start().await);
+
+    for url in [
+        redirect(&first.allowed(), &format!("{}?refused", second.allowed())),
+        redirect(&first.allowed(), &format!("{}?refused", first.foreign())),
+        redirect(&first.foreign(), &format!("{}?refused", first.allowed())),
+    ] {
+        for policy in [true, false] {
+            assert_eq!(generation_after_401(&url, policy).await, 1, "{url}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_401_after_a_redirect_to_the_same_origin_replaces_the_token() {
+    let server = Server::start().await;
+    let url = redirect(&server.allowed(), &format!("{}?refused", server.allowed()));
+
+    assert_eq!(generation_after_401(&url, true).await, 2);
 }

@@ -220,6 +220,37 @@ async fn the_wait_for_a_replay_is_bounded_by_the_requests_own_limit_and_ends_wit
     assert_eq!(ims.api_requests(), 1);
 }
 
+/// The innermost middleware in place of a server: refuses each request after a pause.
+struct Refuses;
+
+#[async_trait::async_trait]
+impl Middleware for Refuses {
+    async fn handle(&self, _: Request, _: &mut Extensions, _: Next<'_>) -> Result<Response> {
+        sleep(Duration::from_millis(10)).await;
+        Ok(http::Response::builder().status(401).body("").unwrap().into())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_shares_the_deadline_of_its_request() {
+    let tokens = TokenSource::from_fetcher(|| async {
+        sleep(Duration::from_millis(100)).await;
+        Ok(TokenResponse::new("token", DAY))
+    });
+    let (tries, start) = (Tries::default(), tokio::time::Instant::now());
+    let client = builder().with(replaying(&tokens)).with(tries.clone()).with(Refuses).build();
+
+    // The first token takes 100 ms, and so would the second.
+    let limit = AcquireTimeout(Duration::from_millis(150));
+    let request = client.get("https://firefly-api.adobe.io/").with_extension(limit);
+    let response = request.send().await.unwrap();
+
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert!(response.extensions().get::<Replayed>().is_none());
+    assert_eq!(tries.tokens().len(), 1);
+    assert!(start.elapsed() < Duration::from_millis(160), "{:?}", start.elapsed());
+}
+
 #[tokio::test]
 async fn a_request_that_is_dropped_while_it_waits_leaves_the_token_request_to_the_others() {
     let ims = MockIms::start().await;

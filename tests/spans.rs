@@ -135,7 +135,7 @@ async fn a_flight_is_one_span_with_stable_fields() {
     assert_eq!(fields, expected);
     assert!(flight.is_root && flight.closed);
     assert_eq!(flight.follows, ["caller"]);
-    assert_eq!(flight.events, ["fetched an access token"]);
+    assert_eq!(flight.events, ["obtained an access token"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,7 +155,7 @@ async fn a_flight_that_fails_says_so_in_the_words_of_opentelemetry() {
     assert_eq!(field("expires_in"), None);
     assert_ne!(field("outcome"), Some("success"));
     assert_eq!(
-        flight.events.iter().filter(|event| *event == "could not fetch an access token").count(),
+        flight.events.iter().filter(|event| *event == "could not obtain an access token").count(),
         3
     );
 }
@@ -187,7 +187,7 @@ async fn a_token_of_another_process_is_told_as_shared() {
         assert_eq!(flight.fields["outcome"], "shared");
         assert!(flight.fields.contains_key("expires_in"));
         assert!(!flight.fields.contains_key("otel.status_code"));
-        assert!(!flight.events.iter().any(|event| event.starts_with("fetched")));
+        assert!(!flight.events.iter().any(|event| event.starts_with("obtained")));
     }
 }
 
@@ -242,7 +242,10 @@ fn a_flight_whose_runtime_ends_ends_its_span_with_an_outcome() {
         let [flight] = &told[..] else { panic!("{} flights", told.len()) };
         assert_eq!(flight.fields["outcome"], "runtime_lost");
         assert_eq!(flight.fields.contains_key("attempt"), polled);
-        assert_eq!(flight.events, ["a token request ended without an answer"]);
+        assert_eq!(
+            flight.events,
+            ["a token refresh was lost with its runtime; the next caller starts another one"]
+        );
         assert!(flight.closed);
     }
 }

@@ -1,23 +1,31 @@
-//! What a 401 does: to the request that got it, and to the token. Against a mock of the inner
+//! The effects of a 401, on the request that got it and on the token. Against a mock of the inner
 //! service, on a paused clock.
 
 #![allow(clippy::unwrap_used)]
 
 use std::{
+    future::Ready,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use futures_util::TryFutureExt;
 use http::{Request, Response, StatusCode, header::WWW_AUTHENTICATE};
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service, ServiceExt};
 use tower_adobe_auth::{
-    AdobeAuth, AdobeAuthLayer, BoxError, ReplayUnauthorized, Replayed, TokenError, TokenResponse,
-    TokenSource,
+    AcquireTimeout, AdobeAuth, AdobeAuthLayer, BoxError, ReplayUnauthorized, Replayed, TokenError,
+    TokenResponse, TokenSource,
 };
 use tower_test::mock::{self, Handle, Mock, SendResponse};
 
@@ -330,4 +338,183 @@ async fn dropping_a_request_that_waits_for_its_replay_is_safe() {
     assert_eq!(tokens.try_token().unwrap().generation(), 2);
     assert_eq!(ims.asked(), 2);
     assert!(assert_ready!(task::spawn(async { tokens.token().await }).poll()).is_ok());
+}
+
+/// An API with a limited number of places. A response keeps its place until its body is dropped, as
+/// with a limited number of connections. The API refuses `token-1`.
+struct Places {
+    free: Arc<Semaphore>,
+    waiting: Option<Pin<Box<dyn Future<Output = OwnedSemaphorePermit> + Send>>>,
+    ready: Option<OwnedSemaphorePermit>,
+}
+
+impl Places {
+    fn new(count: usize) -> Self {
+        Self { free: Arc::new(Semaphore::new(count)), waiting: None, ready: None }
+    }
+}
+
+impl Clone for Places {
+    fn clone(&self) -> Self {
+        Self { free: Arc::clone(&self.free), waiting: None, ready: None }
+    }
+}
+
+impl Service<Req> for Places {
+    type Response = Response<OwnedSemaphorePermit>;
+    type Error = BoxError;
+    type Future = Ready<Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if self.ready.is_none() {
+            let free = Arc::clone(&self.free);
+            let wait = async move { free.acquire_owned().await.unwrap() };
+            let waiting = self.waiting.get_or_insert_with(|| Box::pin(wait));
+            self.ready = Some(ready!(waiting.as_mut().poll(cx)));
+            self.waiting = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        let mut response = Response::new(self.ready.take().expect("called without being ready"));
+        if bearer(&request) == "token-1" {
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+        }
+        std::future::ready(Ok(response))
+    }
+}
+
+/// Sends a request. Returns the status, and whether the request was replayed; drops the body.
+fn status_of(
+    client: AdobeAuth<Places, ReplayUnauthorized>,
+) -> impl Future<Output = Result<(StatusCode, bool), BoxError>> + Send {
+    let replayed = |response: &Response<_>| response.extensions().get::<Replayed>().is_some();
+    client.oneshot(request()).map_ok(move |response| (response.status(), replayed(&response)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_gets_the_place_that_its_refusal_occupied() {
+    let tokens = Ims::default().source();
+    tokens.token().await.unwrap();
+    let client = AdobeAuthLayer::new(tokens).replay_unauthorized().layer(Places::new(1));
+
+    let response = timeout(DAY, client.oneshot(request())).await.expect("no deadlock").unwrap();
+
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn concurrent_refusals_are_replayed_with_few_places() {
+    for (places, requests) in [(1, 2), (3, 3), (3, 50), (7, 5)] {
+        let ims = Ims::default();
+        let tokens = ims.source();
+        tokens.token().await.unwrap();
+        let api = Places::new(places);
+        let client = AdobeAuthLayer::new(tokens).replay_unauthorized().layer(api.clone());
+
+        let responses: Vec<_> =
+            (0..requests).map(|_| tokio::spawn(status_of(client.clone()))).collect();
+        for response in responses {
+            let response = timeout(DAY, response).await.expect("no deadlock").unwrap().unwrap();
+            assert_eq!(response.0, StatusCode::OK, "{places} places, {requests} requests");
+        }
+
+        assert_eq!(ims.asked(), 2);
+        assert_eq!(api.free.available_permits(), places);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_that_cannot_be_replayed_give_their_places_back() {
+    let ims = Ims::default();
+    let tokens = ims.source();
+    tokens.token().await.unwrap();
+    ims.down.store(true, Ordering::SeqCst);
+    let api = Places::new(2);
+    let client = AdobeAuthLayer::new(tokens).replay_unauthorized().layer(api.clone());
+
+    let responses: Vec<_> = (0..6).map(|_| tokio::spawn(status_of(client.clone()))).collect();
+    for response in responses {
+        let response = timeout(DAY, response).await.expect("no deadlock").unwrap().unwrap();
+        assert_eq!(response, (StatusCode::UNAUTHORIZED, false));
+    }
+
+    assert_eq!(api.free.available_permits(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_readiness_error_before_the_replay_is_the_callers() {
+    let ims = Ims::default();
+    let tokens = ims.source();
+    tokens.token().await.unwrap();
+    let (mut client, mut handle) = replaying(&tokens);
+    handle.allow(1);
+
+    let response = tokio::spawn(client.ready().await.unwrap().call(request()));
+    next(&mut handle).await.1.send_response(status(StatusCode::UNAUTHORIZED));
+    sleep(Duration::from_secs(1)).await;
+    handle.send_error("the service broke");
+
+    assert_eq!(response.await.unwrap().unwrap_err().to_string(), "the service broke");
+}
+
+fn request_within(limit: Duration) -> Req {
+    let mut request = request();
+    request.extensions_mut().insert(AcquireTimeout(limit));
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_shares_the_deadline_of_its_request() {
+    let ims = Ims::default();
+    let tokens = ims.source();
+    let (client, mut handle) = replaying(&tokens);
+    let start = Instant::now();
+
+    // The first token takes 100 ms, and so would the second.
+    let response = tokio::spawn(client.oneshot(request_within(Duration::from_millis(150))));
+    next(&mut handle).await.1.send_response(status(StatusCode::UNAUTHORIZED));
+    let response = response.await.unwrap().unwrap();
+
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert!(response.extensions().get::<Replayed>().is_none());
+    assert!(start.elapsed() < Duration::from_millis(160), "{:?}", start.elapsed());
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(tokens.try_token().unwrap().generation(), 2, "the refresh went on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_after_the_deadline_is_returned_immediately() {
+    let ims = Ims::default();
+    let tokens = ims.source();
+    tokens.token().await.unwrap();
+    let (client, mut handle) = replaying(&tokens);
+
+    let response = tokio::spawn(client.oneshot(request_within(Duration::from_secs(1))));
+    let (_, reply) = next(&mut handle).await;
+    sleep(Duration::from_secs(5)).await;
+    let start = Instant::now();
+    reply.send_response(status(StatusCode::UNAUTHORIZED));
+
+    assert_eq!(response.await.unwrap().unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert!(start.elapsed() < Duration::from_millis(10), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cached_token_is_used_for_a_replay_after_the_deadline() {
+    let tokens = Ims::default().source();
+    tokens.token().await.unwrap();
+    let (client, mut handle) = replaying(&tokens);
+
+    let response = tokio::spawn(client.oneshot(request_within(Duration::from_secs(1))));
+    let (_, reply) = next(&mut handle).await;
+    sleep(Duration::from_secs(5)).await;
+    tokens.refresh().await.unwrap();
+    reply.send_response(status(StatusCode::UNAUTHORIZED));
+    let (second, reply) = next(&mut handle).await;
+    assert_eq!(bearer(&second), "token-2");
+    reply.send_response(status(StatusCode::OK));
+
+    assert_eq!(response.await.unwrap().unwrap().status(), StatusCode::OK);
 }

@@ -98,10 +98,11 @@ impl Provider {
         }
     }
 
-    pub(crate) async fn changed(&self) {
+    /// Calls `changed` here and not at the first poll: a change counts from the call on.
+    pub(crate) fn changed(&self) -> BoxFuture<'_, ()> {
         match self {
-            Self::Fixed(_) => pending().await,
-            Self::Changing(provider) => provider.changed().await,
+            Self::Fixed(_) => Box::pin(pending()),
+            Self::Changing(provider) => provider.changed(),
         }
     }
 }

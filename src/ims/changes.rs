@@ -1,7 +1,10 @@
 //! Notices credentials that differ from those of the last token request.
 
 use std::{
+    future::poll_fn,
+    pin::pin,
     sync::{Mutex, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
@@ -63,19 +66,22 @@ impl ImsClient {
         let mut pause = Duration::ZERO;
         loop {
             let start = Instant::now();
-            // Subscribe, then compare: a change during the comparison ends `changed`.
-            let changed = self.provider().changed();
+            // Subscribe, then compare: a change during the comparison ends `changed`. It subscribes
+            // when it is polled for the first time.
+            let mut changed = pin!(self.provider().changed());
+            let ended = poll_fn(|cx| Poll::Ready(changed.as_mut().poll(cx).is_ready())).await;
             match self.fingerprint().await {
-                Ok(fingerprint) if self.last_credentials().record(fingerprint) => return,
-                Ok(_) => {
+                Some(fingerprint) if self.last_credentials().record(fingerprint) => return,
+                Some(_) => {
                     sleep(pause).await;
                     tokio::select! {
-                        () = changed => {}
-                        () = self.last_credentials().is_outdated.notified() => {}
+                        () = changed, if !ended => {}
+                        () = self.last_credentials().is_outdated.notified(), if !ended => {}
+                        else => {}
                     }
                 }
                 // The provider may have changed credentials that it cannot return yet.
-                Err(_) => sleep(pause.max(FIRST_PAUSE)).await,
+                None => sleep(pause.max(FIRST_PAUSE)).await,
             }
             let is_quiet = start.elapsed() >= LONGEST_PAUSE + pause;
             pause =

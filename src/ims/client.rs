@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body::Body;
 use http_body_util::Full;
-use tokio::{runtime::Handle, time::timeout};
+use tokio::runtime::Handle;
 use tower_service::Service;
 
 use super::{
@@ -26,10 +26,10 @@ use super::{
     transport::{Transport, default_transport},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Deadline, WaitError},
     credentials::{ClientSecret, Credentials, ProvideCredentials, Provider},
     error::{BoxError, ConfigError, ErrorKind, TokenError},
-    token::TokenResponse,
+    ims::TokenResponse,
 };
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -119,10 +119,7 @@ impl ImsClient {
     ///   compressed, or is larger than 64 KiB.
     /// - [`Fetch`](ErrorKind::Fetch): the provider of the credentials failed.
     /// - [`NoRuntime`](ErrorKind::NoRuntime): the caller runs outside a Tokio runtime.
-    ///
-    /// # Panics
-    ///
-    /// If the Tokio runtime was built without its time driver.
+    /// - [`RuntimeLost`](ErrorKind::RuntimeLost): the Tokio runtime was built without its time driver.
     ///
     /// # Cancellation
     ///
@@ -176,10 +173,18 @@ impl ImsClient {
     ) -> Result<TokenResponse, TokenError> {
         let Inner { token_url, request_timeout, transport, .. } = &*self.inner;
         let request = token_request(credentials, secret, token_url.clone());
-        let answer = timeout(*request_timeout, transport.send(request)).await.map_err(|_| {
-            let message = format!("IMS did not respond within {request_timeout:?}");
-            TokenError::new(ErrorKind::Timeout, message)
-        })??;
+        let mut deadline = Deadline::after(*request_timeout);
+        let answer = match deadline.wait_for(transport.send(request), || {}).await {
+            Ok(answer) => answer?,
+            Err(WaitError::DeadlinePassed) => {
+                let message = format!("IMS did not respond within {request_timeout:?}");
+                return Err(TokenError::new(ErrorKind::Timeout, message));
+            }
+            Err(WaitError::NoTimer) => {
+                let message = "a token request needs a tokio runtime with a time driver";
+                return Err(TokenError::new(ErrorKind::RuntimeLost, message));
+            }
+        };
 
         let secrets: Vec<&str> = credentials.secrets().map(ClientSecret::expose_secret).collect();
         let response = response::read(&answer, &secrets, self.clock.now().wall)?;
@@ -200,9 +205,17 @@ impl ImsClient {
         &self.last_credentials
     }
 
-    /// Identifies the current credentials.
-    pub(super) async fn fingerprint(&self) -> Result<u64, BoxError> {
-        Ok(self.inner.provider.credentials().await?.fingerprint(&self.inner.hasher))
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.inner.request_timeout
+    }
+
+    /// Identifies the current credentials. `None` if the provider fails, or does not return them
+    /// within the request timeout.
+    pub(super) async fn fingerprint(&self) -> Option<u64> {
+        let credentials = self.inner.provider.credentials();
+        let mut deadline = Deadline::after(self.inner.request_timeout);
+        let credentials = deadline.wait_for(credentials, || {}).await.ok()?.ok()?;
+        Some(credentials.fingerprint(&self.inner.hasher))
     }
 
     #[cfg(feature = "store")]

@@ -18,8 +18,10 @@ mod request;
 mod reqwest_transport;
 mod response;
 mod sanitize;
+mod token_response;
 mod tower_transport;
 mod transport;
 
 pub use client::{ImsClient, ImsClientBuilder};
 pub use environment::{CustomEnvironment, Environment};
+pub use token_response::TokenResponse;

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     credentials::{self, Text},
     error::{ErrorKind, TokenError},
-    token::TokenResponse,
+    ims::TokenResponse,
 };
 
 /// One response of IMS, as received.

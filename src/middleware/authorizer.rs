@@ -1,6 +1,6 @@
-//! What happens to one request: pass it on, put a token in it, or refuse it.
+//! [`Authorizer`]: the decision for one request, and all calls of a token source by the middleware.
 
-use std::{fmt, time::Duration};
+use std::{fmt, pin::Pin, time::Duration};
 
 use http::{
     Extensions, HeaderMap, HeaderName,
@@ -9,16 +9,16 @@ use http::{
 use tracing::debug;
 
 use super::{
+    extensions::{AcquireTimeout, MinLifetime, NoAuthorization},
     hosts::AllowedHosts,
     message::Message,
-    options::{AcquireTimeout, MinLifetime, NoAuthorization},
-    place::{KnownPlaces, Place, Verdict},
+    origin::{KnownOrigins, Verdict, host_of},
 };
 use crate::{
+    clock::Deadline,
     error::{InsecureUri, TokenError},
-    source::{Seen, TokenSource},
-    telemetry::{Obtained, Recovery},
-    token::{AccessToken, HostKey},
+    source::{AccessToken, OriginKey, TokenSource},
+    telemetry::{Obtained, Recovery, quietly},
 };
 
 static API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -27,141 +27,127 @@ static ORG_ID: HeaderName = HeaderName::from_static("x-gw-ims-org-id");
 /// The rules of one layer, and the source of its tokens.
 #[derive(Clone)]
 pub(crate) struct Authorizer {
-    pub(super) tokens: TokenSource,
+    tokens: TokenSource,
     pub(super) hosts: AllowedHosts,
     pub(super) api_key: bool,
-    /// What `hosts` say; they do not change once a request has been judged.
-    known: KnownPlaces,
+    /// Verdicts of `hosts`, which do not change once the layer is applied.
+    known: KnownOrigins,
 }
 
-/// What to do with a request.
+/// The next step for a request.
 pub(crate) enum Authorization {
-    /// Pass it on untouched.
-    NotOurs,
-    /// Put this token in it, and listen to what this host says of it.
-    Token(AccessToken, HostKey),
+    /// Pass it through unchanged.
+    PassThrough,
+    /// Insert the headers of this token, and send it.
+    Send(Sent),
     /// Wait for a token first.
-    Wait(Box<Wait>),
-    /// It would have shown the token to the wire.
+    Wait(OriginKey),
+    /// Reject the request, because the token would be readable on the network.
     Insecure(Box<InsecureUri>),
 }
 
-/// Which token a request wants.
-struct Wish<'a> {
-    /// A source of its own.
-    another: Option<&'a TokenSource>,
+/// The token that a request was sent with, and the origin that it was sent to.
+pub(crate) struct Sent {
+    pub(crate) token: AccessToken,
+    pub(crate) origin: OriginKey,
+}
+
+/// The requirements of one request for its token, from its extensions.
+struct TokenRequirements<'a> {
+    /// A source other than the layer's.
+    source: Option<&'a TokenSource>,
     min_lifetime: Duration,
     limit: Option<Duration>,
 }
 
-/// Which token to wait for, and for how long.
+/// A token that a request may have to wait for, with the one deadline of the request.
 #[derive(Clone)]
-pub(crate) struct Wait {
+pub(crate) struct PendingToken {
     tokens: TokenSource,
     min_lifetime: Duration,
-    limit: Option<Duration>,
-    pub(crate) host: HostKey,
+    deadline: Deadline,
+    origin: OriginKey,
 }
 
-#[inline]
-fn opts_out(extensions: Option<&Extensions>) -> bool {
-    extensions.is_some_and(|extensions| extensions.get::<NoAuthorization>().is_some())
-}
-
-// Out of the way of the requests that are ours: events take much code.
-#[inline(never)]
-fn tell_not_ours(place: Option<Place<'_>>) {
-    match place {
-        Some(place) => debug!(host = place.host(), "no token for a host that is not allowed"),
-        None => debug!("no token for a request that does not say where it goes"),
-    }
-}
+/// The wait for a token.
+pub(super) type TokenFuture = Pin<Box<dyn Future<Output = Result<AccessToken, TokenError>> + Send>>;
 
 impl Authorizer {
     pub(crate) fn new(tokens: TokenSource) -> Self {
-        let (hosts, known) = (AllowedHosts::default(), KnownPlaces::default());
+        let (hosts, known) = (AllowedHosts::default(), KnownOrigins::default());
         Self { tokens, hosts, api_key: true, known }
     }
 
-    /// [`authorize`](Self::authorize) for who remembers nothing from one request to the next.
-    #[cfg(feature = "reqwest-middleware")]
-    pub(crate) fn authorize_once<Req: Message>(
-        &self,
-        request: &Req,
-        extensions: Option<&Extensions>,
-    ) -> Authorization {
-        self.authorize(request, extensions, &mut Seen::default())
-    }
-
-    /// What to do with `request`, whose wishes stand in `extensions`.
-    // Into the caller's `call`: what is decided here is not put together only to be taken apart.
+    /// The next step for `request`, whose extensions are `extensions`.
+    // Inlined into `AdobeAuth::call`, where the returned enum is then never built in memory.
     #[inline(always)]
     pub(crate) fn authorize<Req: Message>(
         &self,
         request: &Req,
         extensions: Option<&Extensions>,
-        seen: &mut Seen,
     ) -> Authorization {
-        let Some(place) = request.place() else {
-            tell_not_ours(None);
-            return self.pass();
+        let Some(origin) = request.origin() else {
+            log_no_host();
+            return self.pass_through();
         };
-        let host = match self.known.judge(&self.hosts, place) {
-            Verdict::NotAllowed => {
-                tell_not_ours(Some(place));
-                return self.pass();
-            }
-            _ if opts_out(extensions) => return self.pass(),
-            Verdict::Insecure => {
-                self.tokens.telemetry().failed();
-                let error = InsecureUri::new(request.shown_uri().into_owned());
-                return Authorization::Insecure(Box::new(error));
-            }
-            Verdict::Allowed(host) => host,
+        let verdict = self.known.judge(&self.hosts, origin);
+        if matches!(verdict, Verdict::NotAllowed) {
+            log_not_allowed(origin.authority);
+            return self.pass_through();
+        }
+        let extensions = extensions.filter(|extensions| !extensions.is_empty());
+        if has_opted_out(extensions) {
+            return self.pass_through();
+        }
+        let Verdict::Allowed(key) = verdict else {
+            self.tokens.telemetry().failed();
+            let error = InsecureUri::new(request.shown_uri().into_owned());
+            return Authorization::Insecure(Box::new(error));
         };
 
-        let wish = self.wish(extensions);
-        let token = match wish.another {
-            None if wish.min_lifetime.is_zero() => self.tokens.try_token_again(seen),
-            another => another.unwrap_or(&self.tokens).try_token_for(wish.min_lifetime),
+        let token = match extensions {
+            None => self.tokens.cached(),
+            Some(extensions) => self.cached_for(extensions),
         };
         match token {
-            Some(token) => {
-                wish.another.unwrap_or(&self.tokens).count_sent(&token, Obtained::AtOnce);
-                Authorization::Token(token, host)
-            }
-            None => Authorization::Wait(Box::new(self.wait(extensions, host))),
+            Some(token) => Authorization::Send(Sent { token, origin: key }),
+            None => Authorization::Wait(key),
         }
     }
 
-    #[inline]
-    fn pass(&self) -> Authorization {
-        self.tokens.telemetry().passed_through();
-        Authorization::NotOurs
-    }
-
-    /// How to wait for another token for a request that goes to `host`.
-    pub(crate) fn wait(&self, extensions: Option<&Extensions>, host: HostKey) -> Wait {
-        let Wish { another, min_lifetime, limit } = self.wish(extensions);
-        Wait { tokens: another.unwrap_or(&self.tokens).clone(), min_lifetime, limit, host }
-    }
-
-    /// Which token this request wants.
-    #[inline]
-    fn wish<'a>(&self, extensions: Option<&'a Extensions>) -> Wish<'a> {
-        let Some(extensions) = extensions.filter(|extensions| !extensions.is_empty()) else {
-            return Wish { another: None, min_lifetime: Duration::ZERO, limit: None };
-        };
-        let min_lifetime = extensions.get().map_or(Duration::ZERO, |MinLifetime(least)| *least);
-        let limit = extensions.get().map(|AcquireTimeout(limit)| *limit);
-        Wish { another: extensions.get(), min_lifetime, limit }
-    }
-
-    /// Puts the headers that go with `token` into `headers`: `Authorization` in place of what
-    /// stands there, the others where they are absent.
-    // Not into the caller's `call`: there each value is copied once more on its way into the map.
+    /// The cached token for a request with extensions.
+    // Out of line, because most requests have none.
     #[inline(never)]
-    pub(crate) fn sign(&self, headers: &mut HeaderMap, token: &AccessToken) {
+    fn cached_for(&self, extensions: &Extensions) -> Option<AccessToken> {
+        let TokenRequirements { source, min_lifetime, .. } =
+            TokenRequirements::of(Some(extensions));
+        let tokens = source.unwrap_or(&self.tokens);
+        if min_lifetime.is_zero() { tokens.cached() } else { tokens.cached_for(min_lifetime) }
+    }
+
+    #[inline]
+    fn pass_through(&self) -> Authorization {
+        self.tokens.telemetry().passed_through();
+        Authorization::PassThrough
+    }
+
+    /// The token that a request to `origin` waits for. The deadline counts from now on.
+    pub(crate) fn pending_token(
+        &self,
+        extensions: Option<&Extensions>,
+        origin: OriginKey,
+    ) -> PendingToken {
+        let TokenRequirements { source, min_lifetime, limit } = TokenRequirements::of(extensions);
+        let tokens = source.unwrap_or(&self.tokens).clone();
+        let deadline = tokens.deadline(limit);
+        PendingToken { tokens, min_lifetime, deadline, origin }
+    }
+
+    /// Inserts the headers of `token`. `Authorization` replaces the caller's value; the other
+    /// headers are inserted only where they are absent.
+    // Out of line, because inlining it into `AdobeAuth::call` copies each value once more.
+    #[inline(never)]
+    pub(crate) fn insert_headers(&self, headers: &mut HeaderMap, token: &AccessToken) {
         let values = token.headers();
         headers.insert(AUTHORIZATION, values.authorization.clone());
         if let Some(api_key) = values.api_key.as_ref().filter(|_| self.api_key) {
@@ -177,49 +163,114 @@ impl Authorizer {
     }
 }
 
-impl Wait {
-    /// Waits until there is a token.
-    pub(crate) async fn token(self) -> Result<AccessToken, TokenError> {
-        let limit = self.limit.unwrap_or_else(|| self.tokens.acquire_timeout());
-        self.tokens.acquire(self.min_lifetime, limit).await
+impl<'a> TokenRequirements<'a> {
+    #[inline]
+    fn of(extensions: Option<&'a Extensions>) -> Self {
+        let Some(extensions) = extensions.filter(|extensions| !extensions.is_empty()) else {
+            return Self { source: None, min_lifetime: Duration::ZERO, limit: None };
+        };
+        Self {
+            source: extensions.get(),
+            min_lifetime: extensions.get().map_or(Duration::ZERO, |MinLifetime(least)| *least),
+            limit: extensions.get().map(|AcquireTimeout(limit)| *limit),
+        }
+    }
+}
+
+impl Sent {
+    /// Reports to the token's source that the origin refused the token.
+    pub(crate) fn report_unauthorized(&self) {
+        self.token.report_refusal(self.origin);
+    }
+}
+
+impl PendingToken {
+    /// Waits for the token.
+    ///
+    /// # Errors
+    ///
+    /// If no token could be obtained by the deadline of the request.
+    pub(crate) fn acquire(&self) -> TokenFuture {
+        let Self { tokens, min_lifetime, deadline, .. } = self.clone();
+        Box::pin(async move { tokens.acquire(min_lifetime, deadline).await })
     }
 
-    /// Counts a request that is sent with `token`, which was waited for.
-    pub(crate) fn count_sent(&self, token: &AccessToken, how: Obtained) {
-        self.tokens.count_sent(token, how);
+    /// Waits for another token than `refused`.
+    ///
+    /// # Errors
+    ///
+    /// If none comes by the deadline of the request, or if none is requested.
+    pub(crate) fn acquire_another(&self, refused: &AccessToken) -> TokenFuture {
+        let Self { tokens, min_lifetime, deadline, .. } = self.clone();
+        let refused = refused.clone();
+        Box::pin(async move { tokens.acquire_another(&refused, min_lifetime, deadline).await })
     }
 
-    /// A request that has not been sent yet, for want of a token.
-    pub(crate) fn unsent(&self) -> Unsent {
-        Unsent(Some(self.tokens.clone()))
+    /// The token, if a usable one is cached now. Does not wait.
+    pub(super) fn usable(&self) -> Option<AccessToken> {
+        self.tokens.acquire_now(self.min_lifetime)
     }
 
-    /// Counts a refused request for which there was no other token.
+    /// Counts the request as sent with `token`, and returns the token and the origin.
+    pub(crate) fn send_with(&self, token: AccessToken, how: Obtained) -> Sent {
+        self.tokens.count_sent(&token, how);
+        Sent { token, origin: self.origin }
+    }
+
+    /// Counts the request as failed unless it is disarmed.
+    pub(crate) fn failure_counter(&self) -> FailureCounter {
+        FailureCounter(Some(self.tokens.clone()))
+    }
+
+    /// Counts a refused request that was not replayed, because no other token came.
     pub(crate) fn count_no_new_token(&self) {
         self.tokens.telemetry().recovery(Recovery::NoNewToken);
     }
 
-    /// The token, if there is one now.
-    pub(crate) fn at_hand(&self) -> Option<AccessToken> {
-        self.tokens.acquire_now(self.min_lifetime)
+    /// Counts the outcome of a replay.
+    pub(crate) fn count_replayed(&self, refused_again: bool) {
+        let outcome = if refused_again { Recovery::RefusedAgain } else { Recovery::Recovered };
+        self.tokens.telemetry().recovery(outcome);
     }
 }
 
-/// Counts a request as failed, unless it says that it was sent: its wait can also be dropped.
-pub(crate) struct Unsent(Option<TokenSource>);
+/// Counts a request as failed when it is dropped, because a caller may end its wait by dropping the
+/// future.
+pub(crate) struct FailureCounter(Option<TokenSource>);
 
-impl Unsent {
-    pub(crate) fn sent(mut self) {
+impl FailureCounter {
+    /// Drops the counter without counting, because the request is being sent.
+    pub(crate) fn disarm(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Unsent {
+impl Drop for FailureCounter {
     fn drop(&mut self) {
         if let Some(tokens) = &self.0 {
             tokens.telemetry().failed();
         }
     }
+}
+
+#[inline]
+fn has_opted_out(extensions: Option<&Extensions>) -> bool {
+    extensions.is_some_and(|extensions| extensions.get::<NoAuthorization>().is_some())
+}
+
+// Both out of line, because the code of an event is large and `authorize` is inlined.
+#[inline(never)]
+fn log_not_allowed(authority: &str) {
+    // A subscriber that panics must not fail the request.
+    quietly(|| {
+        let host = host_of(authority);
+        debug!(host, "passed a request through, because its host is not allowed");
+    });
+}
+
+#[inline(never)]
+fn log_no_host() {
+    quietly(|| debug!("passed a request through, because it names no host"));
 }
 
 impl fmt::Debug for Authorizer {

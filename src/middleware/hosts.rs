@@ -1,17 +1,17 @@
-//! Which hosts get the token. Pure.
+//! [`AllowedHosts`]: the allow-list of hosts that get the token. Pure.
 //!
-//! A token of Adobe IMS speaks for a whole organization for a day. Firefly and its like hand out
-//! pre-signed URLs on storage hosts of others, which are fetched through the same client, and
-//! refuse or log a foreign token. So the token goes only to hosts on a list, compared label by
-//! label.
+//! A token of Adobe IMS acts for a whole organization, for a day. Firefly and similar APIs return
+//! pre-signed URLs of storage hosts that Adobe does not operate, and applications fetch these URLs
+//! through the same client. Such a host would reject or log the token. So the token goes only to
+//! hosts on the allow-list, compared label by label.
 
 use std::net::IpAddr;
 
 /// The hosts that get the token: by default `adobe.io` and its subdomains.
 ///
-/// Names are compared without regard to letter case and to one trailing dot, and always at a label
-/// boundary: `firefly-api.adobe.io` is a subdomain of `adobe.io`, `evil-adobe.io` is not. IP
-/// addresses are compared as addresses. Names are not resolved, and a name outside ASCII has to be
+/// Names are compared label by label, without regard to letter case and one trailing dot:
+/// `firefly-api.adobe.io` is a subdomain of `adobe.io`, `evil-adobe.io` is not. IP addresses are
+/// compared as addresses. Names are not resolved. A name with characters outside ASCII has to be
 /// given in its punycode form.
 ///
 /// # Example
@@ -52,16 +52,15 @@ impl Default for AllowedHosts {
 }
 
 impl AllowedHosts {
-    /// No host at all, to start a list of your own from.
+    /// An empty allow-list, to start a list of your own.
     #[must_use]
     pub const fn none() -> Self {
         Self { rules: Vec::new() }
     }
 
-    /// Adds exactly this host, on any port; or on one port, given as `host:port`.
+    /// Adds exactly this host: on any port, or on one port if given as `host:port`.
     ///
-    /// A URL is taken for its host, and its port if it names one. Something that is no host adds
-    /// nothing.
+    /// A URL adds its host, on its port if it names one. A value without a valid host is ignored.
     #[must_use]
     pub fn with_host(mut self, host: impl AsRef<str>) -> Self {
         if let Some((host, port)) = parse(host.as_ref()) {
@@ -70,12 +69,12 @@ impl AllowedHosts {
         self
     }
 
-    /// Adds this domain and all its subdomains, on any port. Something that is no domain name adds
-    /// nothing.
+    /// Adds this domain and all its subdomains, on any port. A value that is not a domain name is
+    /// ignored.
     #[must_use]
     pub fn with_subdomains_of(mut self, domain: impl AsRef<str>) -> Self {
         match parse(domain.as_ref()) {
-            // An IPv4 address is no domain, nor is the end of one.
+            // An IPv4 address has no subdomains, and `0.1` must not match `127.0.0.1`.
             Some((Host::Name(domain), None)) if !ends_in_a_number(&domain) => {
                 self.rules.push(Rule::Within(domain));
             }
@@ -84,7 +83,7 @@ impl AllowedHosts {
         self
     }
 
-    /// Whether `host` gets the token. An IPv6 address may stand in brackets.
+    /// Returns whether `host` gets the token. An IPv6 address may stand in brackets.
     #[must_use]
     pub fn allow(&self, host: &str, port: Option<u16>) -> bool {
         self.rules.iter().any(|rule| rule.matches(host, port))
@@ -103,7 +102,7 @@ impl Rule {
     }
 }
 
-/// Whether `host` is `domain` or ends in it at a label boundary, and is a well-formed name.
+/// Returns whether `host` is `domain` or ends in it at a label boundary, and is a well-formed name.
 fn is_within(host: &str, domain: &str) -> bool {
     let host = undotted(host);
     let Some(cut) = host.len().checked_sub(domain.len()) else {
@@ -118,7 +117,7 @@ fn is_within(host: &str, domain: &str) -> bool {
     }
 }
 
-/// Whether this is one or more labels of letters, digits, hyphens and underscores.
+/// Returns whether this is one or more labels of letters, digits, hyphens and underscores.
 fn is_name(name: &str) -> bool {
     name.split('.').all(|label| {
         !label.is_empty()
@@ -130,7 +129,7 @@ fn ends_in_a_number(domain: &str) -> bool {
     domain.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Whether a request to `host` stays on this machine, so that it may be plain `http`.
+/// Returns whether a request to `host` stays on this machine, so that it may be plain `http`.
 pub(super) fn is_loopback(host: &str) -> bool {
     match parse_address(host) {
         Some(address) => address.is_loopback(),
@@ -138,12 +137,12 @@ pub(super) fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// Without the one dot that makes a name absolute.
-fn undotted(host: &str) -> &str {
+/// The host without the one trailing dot that makes a name absolute.
+pub(super) fn undotted(host: &str) -> &str {
     host.strip_suffix('.').unwrap_or(host)
 }
 
-fn parse_address(host: &str) -> Option<IpAddr> {
+pub(super) fn parse_address(host: &str) -> Option<IpAddr> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     bare.parse().ok()
 }

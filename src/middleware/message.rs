@@ -1,26 +1,26 @@
-//! What `http::Request` and `reqwest::Request` have in common, as far as the layer needs it.
+//! [`Message`]: the parts of a request that the layer reads and changes, for each type of request.
 
 use std::borrow::Cow;
 
 use http::{Extensions, HeaderMap, Method, Uri, header::HOST};
 
-use super::place::{Place, Scheme};
+use super::origin::{RequestOrigin, Scheme};
 
 /// A request that the layer can authorize: `http::Request<B>` of any body, or `reqwest::Request`.
 ///
-/// Sealed: it says only what the layer needs.
+/// Sealed, because its methods are those that the layer needs, and may change.
 pub trait Message: sealed::Sealed {}
 
 pub(crate) mod sealed {
-    use super::{Cow, Extensions, HeaderMap, Place};
+    use super::{Cow, Extensions, HeaderMap, RequestOrigin};
 
     pub trait Sealed {
-        /// Where the request goes, or `None` if it does not say.
-        fn place(&self) -> Option<Place<'_>>;
+        /// The origin that the request goes to, or `None` if the request does not name one.
+        fn origin(&self) -> Option<RequestOrigin<'_>>;
         fn headers_mut(&mut self) -> &mut HeaderMap;
-        /// The request's own wishes, where it can carry any.
+        /// The request's extensions, or `None` if its type has none.
         fn extensions(&self) -> Option<&Extensions>;
-        /// The URI to be shown: without userinfo and query.
+        /// The URI without userinfo and query, for errors.
         fn shown_uri(&self) -> Cow<'static, str>;
     }
 }
@@ -29,16 +29,16 @@ impl<B> Message for http::Request<B> {}
 
 impl<B> sealed::Sealed for http::Request<B> {
     #[inline]
-    fn place(&self) -> Option<Place<'_>> {
+    fn origin(&self) -> Option<RequestOrigin<'_>> {
         if self.method() == Method::CONNECT {
-            // It is the proxy that would read the headers.
+            // A proxy reads the headers of a CONNECT request, so the request gets no token.
             return None;
         }
         let uri = self.uri();
         match uri.authority() {
             Some(authority) => {
-                let scheme = uri.scheme_str().map_or(Scheme::Unsaid, Scheme::of);
-                Some(Place { scheme, authority: authority.as_str() })
+                let scheme = uri.scheme_str().map_or(Scheme::Unknown, Scheme::of);
+                Some(RequestOrigin { scheme, authority: authority.as_str() })
             }
             None => host_header(self.headers()),
         }
@@ -57,14 +57,14 @@ impl<B> sealed::Sealed for http::Request<B> {
     }
 }
 
-/// Where an origin-form request goes: one `Host` header, or nobody knows.
-fn host_header(headers: &HeaderMap) -> Option<Place<'_>> {
+/// The origin of a request whose URI has no authority: its `Host` header, if there is exactly one.
+fn host_header(headers: &HeaderMap) -> Option<RequestOrigin<'_>> {
     let mut hosts = headers.get_all(HOST).iter();
     let (host, None) = (hosts.next()?, hosts.next()) else {
         return None;
     };
     let authority = host.to_str().ok().filter(|authority| !authority.contains('@'))?;
-    Some(Place { scheme: Scheme::Unsaid, authority })
+    Some(RequestOrigin { scheme: Scheme::Unknown, authority })
 }
 
 fn shown(uri: &Uri) -> String {
@@ -79,9 +79,9 @@ impl Message for reqwest::Request {}
 
 #[cfg(feature = "reqwest")]
 impl sealed::Sealed for reqwest::Request {
-    fn place(&self) -> Option<Place<'_>> {
+    fn origin(&self) -> Option<RequestOrigin<'_>> {
         let url = self.url();
-        Some(Place { scheme: Scheme::of(url.scheme()), authority: url.authority() })
+        Some(RequestOrigin { scheme: Scheme::of(url.scheme()), authority: url.authority() })
     }
 
     fn headers_mut(&mut self) -> &mut HeaderMap {
@@ -94,7 +94,7 @@ impl sealed::Sealed for reqwest::Request {
 
     fn shown_uri(&self) -> Cow<'static, str> {
         let mut url = self.url().clone();
-        // Neither can fail for a URL that has a host, and this one has.
+        // Neither call fails, because an allowed URL has a host.
         let _ = (url.set_username(""), url.set_password(None));
         url.set_query(None);
         url.set_fragment(None);

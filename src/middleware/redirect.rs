@@ -1,30 +1,31 @@
-//! A redirect policy for reqwest, made from the allowed hosts.
+//! A redirect policy for reqwest, made from the allow-list.
 //!
-//! reqwest follows redirects inside the client, beneath the layer: no hop of it meets the host rule.
-//! It drops `Authorization` on the way to another host, but no header that it does not know, such
-//! as `x-api-key` and `x-gw-ims-org-id`.
+//! reqwest follows redirects inside the client, beneath the layer, so the layer cannot check the host
+//! of each hop. reqwest drops `Authorization` when a redirect leads to another host or port, but
+//! keeps the headers that it does not know, such as `x-api-key` and `x-gw-ims-org-id`.
 
 use reqwest::{Url, redirect::Policy};
 
 use super::hosts::{AllowedHosts, is_loopback};
 
-/// As many as reqwest follows of its own accord.
-const MOST_HOPS: usize = 10;
+/// How many redirects are followed for one request at most: reqwest's own default.
+const MAX_HOPS: usize = 10;
 
+/// The decision about one redirect.
 #[derive(Debug, PartialEq, Eq)]
 enum Hop {
     Follow,
-    /// Give the redirect to the caller.
+    /// Return the redirect to the caller.
     Stop,
     TooMany,
 }
 
 impl AllowedHosts {
-    /// A redirect policy under which nothing that the layer adds leaves these hosts.
+    /// A redirect policy that keeps the headers of the layer on the allowed hosts.
     ///
-    /// A redirect that leads from an allowed host to another that is not, or to plain `http` (but
-    /// on loopback), is not followed: the caller gets it as the response, and may send the request
-    /// to its `Location` through the layer. All others are followed, up to ten.
+    /// A redirect is not followed if it leads from an allowed host to another host, or to plain
+    /// `http` on a host other than loopback. The caller gets the redirect as the response, and may
+    /// send a request for its `Location` through the layer. Other redirects are followed, up to ten.
     ///
     /// # Example
     ///
@@ -51,19 +52,19 @@ impl AllowedHosts {
     }
 
     fn hop(&self, previous: &[Url], next: &Url) -> Hop {
-        // The headers of the first request go along to the last: what counts is whether any of
-        // the hosts before was one that gets them.
-        let carries_ours = previous.iter().any(|url| self.allow_url(url));
-        if carries_ours && !self.allow_url(next) {
+        // reqwest keeps the headers of the first request through all redirects, so the request has
+        // the layer's headers if any of its hosts was allowed.
+        let has_our_headers = previous.iter().any(|url| self.allow_url(url));
+        if has_our_headers && !self.allow_url(next) {
             Hop::Stop
-        } else if previous.len() > MOST_HOPS {
+        } else if previous.len() > MAX_HOPS {
             Hop::TooMany
         } else {
             Hop::Follow
         }
     }
 
-    /// Whether a request to `url` gets the token.
+    /// Returns whether a request to `url` gets the token.
     fn allow_url(&self, url: &Url) -> bool {
         let Some(host) = url.host_str() else { return false };
         let secure = match url.scheme() {
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_carries_our_headers_does_not_leave_the_allowed_hosts() {
+    fn a_redirect_does_not_take_our_headers_to_a_foreign_host() {
         let adobe = "https://firefly-api.adobe.io/";
 
         assert_eq!(hop(&[adobe], "https://image.adobe.io/"), Hop::Follow);
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_carries_none_of_ours_goes_where_it_likes() {
+    fn a_redirect_without_our_headers_is_followed_anywhere() {
         assert_eq!(hop(&["https://a.example/"], "https://b.example/"), Hop::Follow);
         assert_eq!(hop(&["https://a.example/"], "https://image.adobe.io/"), Hop::Follow);
     }

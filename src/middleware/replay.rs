@@ -1,32 +1,33 @@
-//! Whether a request that an API refused with 401 is sent once more, with a new token.
+//! The replay: a request that an API refused with 401 is sent once more, with another token.
 //!
-//! It is asked for by type, so that nobody's body has to be `Clone` who does not ask for it.
+//! Replaying is a type parameter of the layer, so that only a layer that replays requires bodies that
+//! are `Clone`.
 
 use super::message::Message;
 
-/// Never sends a request twice: the default.
+/// Sends each request once. The default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoReplay;
 
-/// Sends a request that was answered with 401 once more, if it can be repeated.
+/// Sends a request once more after a 401, if the request can be cloned.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReplayUnauthorized;
 
-/// What [`AdobeAuthLayer::replay_unauthorized`](crate::AdobeAuthLayer::replay_unauthorized)
-/// decides. Sealed: [`NoReplay`] or [`ReplayUnauthorized`].
+/// The choice of [`AdobeAuthLayer::replay_unauthorized`](crate::AdobeAuthLayer::replay_unauthorized):
+/// [`NoReplay`] or [`ReplayUnauthorized`]. Sealed.
 pub trait Replay<Req>: sealed::Replay<Req> {}
 
 impl<Req, R: sealed::Replay<Req>> Replay<Req> for R {}
 
-/// A request that can be repeated, if its body can: `http::Request<B>` with `B: Clone`, and
-/// `reqwest::Request`. Sealed.
+/// A request that can be sent twice: `http::Request<B>` with `B: Clone`, and `reqwest::Request`
+/// unless its body is a stream. Sealed.
 pub trait Repeat: Message + sealed::Repeat {}
 
 impl<Req: Message + sealed::Repeat> Repeat for Req {}
 
 pub(crate) mod sealed {
     pub trait Replay<Req> {
-        /// The request, to be sent once more if need be.
+        /// A copy of the request for the replay; `None` if it is sent only once.
         fn spare(request: &Req) -> Option<Req>;
     }
 
@@ -60,7 +61,8 @@ impl sealed::Repeat for reqwest::Request {
     }
 }
 
-/// A response extension: the request was sent twice, and this is the answer to the second. A retry
-/// around the layer need not repeat a 401 that carries it.
+/// A response extension: the request was replayed, and this is the response to the replay.
+///
+/// A retry layer around this one should not repeat a 401 that carries this extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replayed;

@@ -1,29 +1,31 @@
-//! What `http::Response` and `reqwest::Response` have in common, as far as the layer needs it.
+//! [`Reply`]: the parts of a response that the layer reads, for each type of response.
 
 use http::{Extensions, HeaderMap, StatusCode, header::WWW_AUTHENTICATE};
 
 #[cfg(feature = "reqwest")]
-use super::place::{Place, Scheme};
-use crate::{
-    telemetry::Recovery,
-    token::{AccessToken, HostKey},
-};
+use super::origin::{RequestOrigin, Scheme};
+use crate::source::OriginKey;
+
+/// The URL of a `reqwest::Response` that was made from an `http::Response`, as tests do, and not
+/// by a client. reqwest sets it because such a response has no URL.
+#[cfg(feature = "reqwest")]
+const NO_URL: &str = "http://no.url.provided.local/";
 
 /// A response whose status the layer can read: `http::Response<B>` of any body, or
 /// `reqwest::Response`. Sealed.
 pub trait Reply: sealed::Sealed {}
 
 pub(crate) mod sealed {
-    use super::{Extensions, HeaderMap, HostKey, StatusCode};
+    use super::{Extensions, HeaderMap, OriginKey, StatusCode};
 
     pub trait Sealed {
         fn status(&self) -> StatusCode;
         fn headers(&self) -> &HeaderMap;
         fn extensions_mut(&mut self) -> &mut Extensions;
 
-        /// Whether `host`, which the request was sent to, may have answered: a redirect that was
-        /// followed inside of the layer can lead to another one.
-        fn is_from(&self, _host: HostKey) -> bool {
+        /// Returns whether the response may be from `origin`, which the request was sent to. A client
+        /// that follows redirects may return a response from another origin.
+        fn is_from(&self, _origin: OriginKey) -> bool {
             true
         }
     }
@@ -62,31 +64,21 @@ impl sealed::Sealed for reqwest::Response {
         Self::extensions_mut(self)
     }
 
-    fn is_from(&self, host: HostKey) -> bool {
+    fn is_from(&self, origin: OriginKey) -> bool {
         let url = self.url();
-        Place { scheme: Scheme::of(url.scheme()), authority: url.authority() }.is_at(host)
+        let answered =
+            RequestOrigin { scheme: Scheme::of(url.scheme()), authority: url.authority() };
+        url.as_str() == NO_URL || answered.is(origin)
     }
 }
 
-/// Whether the API at `host` says that the token is bad. Tells the token's source.
+/// Returns whether `response` means that `origin`, which the request was sent to, refused its token.
 ///
-/// The status decides: the bodies come in several shapes. Only a challenge that names the scope
-/// says that the token is good, but not enough (RFC 6750 §3.1).
-pub(crate) fn refused<R: Reply>(response: &R, token: &AccessToken, host: HostKey) -> bool {
-    let refused =
-        is_unauthorized(response) && response.is_from(host) && !lacks_scope(response.headers());
-    if refused {
-        token.refused_by(host);
-    }
-    refused
-}
-
-/// [`refused`] for the second try: counts what came of it.
-pub(crate) fn refused_again<R: Reply>(response: &R, token: &AccessToken, host: HostKey) {
-    token.recovered(match refused(response, token, host) {
-        true => Recovery::RefusedAgain,
-        false => Recovery::Recovered,
-    });
+/// The status decides, because the bodies of Adobe's APIs differ. Two kinds of 401 are no refusal:
+/// one from another origin, which never got the token, and one whose challenge is
+/// `insufficient_scope`, because the token is then valid but lacks a scope (RFC 6750 §3.1).
+pub(crate) fn is_refusal<R: Reply>(response: &R, origin: OriginKey) -> bool {
+    is_unauthorized(response) && response.is_from(origin) && !lacks_scope(response.headers())
 }
 
 #[inline]

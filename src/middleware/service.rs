@@ -11,23 +11,23 @@ use std::{
 use tower_service::Service;
 
 use super::{
-    authorizer::{Authorization, Authorizer, Wait},
-    future::{Pending, ResponseFuture, Sent},
+    authorizer::{Authorization, Authorizer, Sent},
+    future::{HeldRequest, ResponseFuture},
     message::Message,
     replay::{NoReplay, Replay},
     reply::Reply,
 };
-use crate::{error::BoxError, source::Seen};
+use crate::{error::BoxError, source::OriginKey};
 
-/// Authorizes each request and passes it on to the inner service.
+/// A service that authorizes each request and passes it on to the inner service.
 ///
-/// Made by [`AdobeAuthLayer`](crate::AdobeAuthLayer), which tells what it does. Clones share the
+/// [`AdobeAuthLayer`](crate::AdobeAuthLayer) makes it, and documents its behavior. Clones share the
 /// token.
 ///
 /// # Example
 ///
-/// A client of your own around it: [`get_ref`](Self::get_ref) gives the inner client, whose builders
-/// make the request, and a clone sends it through `&self`.
+/// A client of your own around this service: [`get_ref`](Self::get_ref) gives the inner client, to
+/// build the request, and a clone of the service sends the request from `&self`.
 ///
 /// ```
 /// # #[cfg(feature = "reqwest")]
@@ -52,20 +52,26 @@ use crate::{error::BoxError, source::Seen};
 ///
 /// # Errors
 ///
-/// The errors of the inner service, and as a [`BoxError`] to be downcast
-/// [`TokenError`](crate::TokenError) if no token could be had, and
-/// [`InsecureUri`](crate::InsecureUri) if the token would have been sent in clear. In both cases the
-/// request was not sent.
+/// The inner service's errors, and as a [`BoxError`] to be downcast:
+/// - [`TokenError`](crate::TokenError) if no token could be obtained by the request's deadline;
+/// - [`InsecureUri`](crate::InsecureUri) if the token would have been readable on the network.
+///
+/// In these two cases the request was not sent, with one exception: a replay fails with a
+/// `TokenError` if its token expires while the inner service is not ready, and no other token comes.
+///
+/// # Cancellation
+///
+/// Dropping the future of a call drops the request. A token refresh that the request waits for
+/// continues.
 pub struct AdobeAuth<S, R = NoReplay> {
     inner: S,
     authorizer: Arc<Authorizer>,
-    seen: Seen,
     replay: PhantomData<fn() -> R>,
 }
 
 impl<S, R> AdobeAuth<S, R> {
     pub(super) fn new(inner: S, authorizer: Arc<Authorizer>) -> Self {
-        Self { inner, authorizer, seen: Seen::default(), replay: PhantomData }
+        Self { inner, authorizer, replay: PhantomData }
     }
 
     /// The inner service.
@@ -73,12 +79,12 @@ impl<S, R> AdobeAuth<S, R> {
         &self.inner
     }
 
-    /// The inner service, to be changed.
+    /// The inner service, mutably.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The inner service, taken out.
+    /// Returns the inner service and drops the rest.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -102,48 +108,61 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Req) -> Self::Future {
-        let extensions = request.extensions();
-        let (sent, spare) = match self.authorizer.authorize(&request, extensions, &mut self.seen) {
-            Authorization::NotOurs => (None, None),
-            Authorization::Token(token, host) => {
-                let spare = R::spare(&request).map(|spare| {
-                    let wait = self.authorizer.wait(extensions, host);
-                    let authorizer = Arc::clone(&self.authorizer);
-                    Pending::new(self.inner.clone(), spare, authorizer, wait)
-                });
-                self.authorizer.sign(request.headers_mut(), &token);
-                (Some(Sent { token, host }), spare)
+        match self.authorizer.authorize(&request, request.extensions()) {
+            Authorization::PassThrough => ResponseFuture::passed_through(self.inner.call(request)),
+            Authorization::Send(sent) => {
+                let spare = R::spare(&request).map(|spare| self.spare(spare, &request, &sent));
+                self.authorizer.insert_headers(request.headers_mut(), &sent.token);
+                ResponseFuture::sent(self.inner.call(request), sent, spare)
             }
-            Authorization::Wait(wait) => return self.wait(request, *wait),
+            Authorization::Wait(origin) => self.wait(request, origin),
             Authorization::Insecure(error) => {
-                self.release();
-                return ResponseFuture::failed((*error).into());
+                self.release_readiness();
+                ResponseFuture::failed((*error).into())
             }
-        };
-        ResponseFuture::sent(self.inner.call(request), sent, spare)
+        }
     }
 }
 
 impl<S: Clone, R> AdobeAuth<S, R> {
-    /// Sends the request when there is a token for it.
-    #[inline(never)]
-    fn wait<Req>(&mut self, request: Req, wait: Wait) -> ResponseFuture<S, Req>
-    where
-        S: Service<Req>,
-        R: Replay<Req>,
-    {
+    /// The copy of a request that is kept for its replay.
+    fn spare<Req: Message>(
+        &self,
+        spare: Req,
+        request: &Req,
+        sent: &Sent,
+    ) -> Box<HeldRequest<S, Req>> {
+        let pending = self.authorizer.pending_token(request.extensions(), sent.origin);
         let authorizer = Arc::clone(&self.authorizer);
-        let spare = R::spare(&request).map(|spare| {
-            let authorizer = Arc::clone(&authorizer);
-            Pending::new(self.inner.clone(), spare, authorizer, wait.clone())
-        });
-        let pending = Pending::new(self.release(), request, authorizer, wait);
-        ResponseFuture::waiting(pending, spare)
+        Box::new(HeldRequest { request: spare, service: self.inner.clone(), authorizer, pending })
     }
 
-    /// Gives the place back that the inner service keeps for us since it was polled ready, and
-    /// returns a clone that keeps none. The token request may be what needs the place.
-    fn release(&mut self) -> S {
+    /// Holds the request in the response future until a token for it has come.
+    // Out of line, because few requests wait and `call` is inlined.
+    #[inline(never)]
+    fn wait<Req>(&mut self, request: Req, origin: OriginKey) -> ResponseFuture<S, Req>
+    where
+        S: Service<Req>,
+        Req: Message,
+        R: Replay<Req>,
+    {
+        let pending = self.authorizer.pending_token(request.extensions(), origin);
+        let service = self.release_readiness();
+        let held = |request, service| {
+            let authorizer = Arc::clone(&self.authorizer);
+            HeldRequest { request, service, authorizer, pending: pending.clone() }
+        };
+        let spare = R::spare(&request).map(|spare| Box::new(held(spare, service.clone())));
+        ResponseFuture::waiting(held(request, service), spare)
+    }
+
+    /// Gives up the readiness that the inner service reserved for this call, and returns a clone that
+    /// has reserved nothing.
+    ///
+    /// The scenario: API and IMS requests share one `concurrency_limit(1)`. This call holds the only
+    /// permit since `poll_ready`. If it kept the permit while waiting for a token, the token request
+    /// would wait for the permit, and both for ever.
+    fn release_readiness(&mut self) -> S {
         let unready = self.inner.clone();
         drop(mem::replace(&mut self.inner, unready.clone()));
         unready

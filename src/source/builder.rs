@@ -1,5 +1,7 @@
-//! [`TokenSourceBuilder`]: how a source behaves, and where its tokens come from.
+//! [`TokenSourceBuilder`]: the settings of a source, and the fetcher of its tokens.
 
+#[cfg(feature = "store")]
+use std::any::Any;
 use std::{
     fmt,
     sync::Arc,
@@ -7,20 +9,41 @@ use std::{
 };
 
 use super::{
-    backoff::Backoff,
-    fetch::{ErasedFetchToken, FetchToken},
-    fleet::{Fleet, Sharing},
-    schedule::{DEFAULT_REFRESH_AT, Schedule},
-    shared::{Settings, Shared},
+    fetch::FetchToken,
+    inner::{Inner, Settings},
+    policy::{
+        backoff::Backoff,
+        schedule::{DEFAULT_REFRESH_AT, Schedule},
+    },
+    supply::{Direct, Supply},
     token_source::TokenSource,
 };
 use crate::{
     clock::Clock,
     error::ConfigError,
-    ims::{Environment, ImsClientBuilder},
+    ims::{Environment, ImsClient, ImsClientBuilder},
 };
 
 /// Builds a [`TokenSource`].
+///
+/// # How the durations nest
+///
+/// | duration | default | bounds |
+/// | --- | --- | --- |
+/// | [`acquire_timeout`](Self::acquire_timeout) | 30 s | the wait of one caller, from its call on; and the time within which a refresh starts attempts |
+/// | [`attempts`](Self::attempts) | 3 | the attempts of one refresh |
+/// | [`retry_for`](Self::retry_for) | 5 s | the pauses between them, in total |
+/// | [`attempt_timeout`](Self::attempt_timeout) | 30 s; 20 s for IMS | one attempt, whatever the fetcher or the provider of the credentials does |
+/// | [`request_timeout`](TokenSourceBuilder::request_timeout) | 10 s | one token request to IMS, within the attempt |
+/// | backoff while callers ask and no usable token is cached | 250 ms, doubling to 10 s | the pause after a failed attempt; callers fail immediately meanwhile |
+/// | [`backoff_cap`](Self::backoff_cap) | 60 s | that pause while nobody waits for a token, and for callers after a permanent failure |
+/// | [`retry_after_cap`](Self::retry_after_cap) | 5 min | the pause that IMS asks for with `Retry-After`; a caller whose own limit allows waits it out |
+/// | pause after a permanent failure, without callers | 1 min, doubling to 5 min | fixed |
+/// | time until a refresh whose runtime stands still is superseded | 38.5 s; 26 s for IMS | five quarters of the [`attempt_timeout`](Self::attempt_timeout), then up to 1 s more |
+/// | wait for the replacement of a token that an API refused | 2 s | fixed; then the token is used until it expires |
+///
+/// With the defaults, an IMS that does not respond gets requests at about 0 s, 10 s and 20 s, and
+/// callers fail after 30 s. Time in which the process or its runtime stood still does not count.
 ///
 /// # Example
 ///
@@ -42,13 +65,44 @@ use crate::{
 pub struct TokenSourceBuilder<F> {
     fetcher: F,
     settings: Settings,
-    pub(super) sharing: Sharing,
+    wrapper: Option<Box<dyn WrapSupply>>,
 }
 
-/// What [`backoff_cap`](TokenSourceBuilder::backoff_cap) may be set to at least.
-const LEAST_BACKOFF_CAP: Duration = Duration::from_millis(10);
+/// Settings from outside of this module that wrap the supply of a source, such as those of a token
+/// store that many processes share.
+pub(crate) trait WrapSupply: fmt::Debug + Send {
+    /// Wraps `supply`, or returns it unchanged.
+    ///
+    /// # Errors
+    ///
+    /// If the settings are invalid.
+    fn wrap(self: Box<Self>, supply: Wrapped) -> Result<Arc<dyn Supply>, ConfigError>;
 
-/// A [`FetchToken`] of your own, to be built into a [`TokenSource`].
+    #[cfg(feature = "store")]
+    fn as_any(&mut self) -> &mut dyn Any;
+}
+
+/// The supply to wrap, with the facts about its source that the wrapper needs.
+#[cfg_attr(not(feature = "store"), expect(dead_code, reason = "only a store wraps a supply"))]
+pub(crate) struct Wrapped {
+    pub(crate) supply: Arc<dyn Supply>,
+    /// The client that requests the tokens, if they come from IMS.
+    pub(crate) ims: Option<ImsClient>,
+    pub(crate) name: Arc<str>,
+    pub(crate) schedule: Schedule,
+    pub(crate) clock: Clock,
+    pub(crate) attempt_timeout: Duration,
+    pub(crate) retry_after_cap: Duration,
+}
+
+/// The lowest value for [`backoff_cap`](TokenSourceBuilder::backoff_cap), so that no setting floods
+/// IMS.
+const MIN_BACKOFF_CAP: Duration = Duration::from_millis(10);
+
+/// How long one attempt of a user's fetcher may take, unless the user sets it.
+const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A [`FetchToken`] of your own, from [`TokenSource::builder_from_fetcher`].
 #[derive(Debug)]
 pub struct Custom<F>(pub(super) F);
 
@@ -60,35 +114,44 @@ impl<F> TokenSourceBuilder<F> {
             clock: Clock::default(),
             keep_warm: true,
             acquire_timeout: Duration::from_secs(30),
-            attempt_timeout: Duration::from_secs(30),
+            attempt_timeout: None,
             attempts: 3,
             retry_for: Duration::from_secs(5),
             name: "default".into(),
         };
-        Self { fetcher, settings, sharing: Sharing::default() }
+        Self { fetcher, settings, wrapper: None }
     }
 
-    /// Names the source, for its spans and metrics. Default: `default`.
+    /// The settings of the wrapper of type `W`, which is added if none is set. `None` if a wrapper of
+    /// another type is set.
+    #[cfg(feature = "store")]
+    pub(crate) fn wrapper<W: WrapSupply + Default + Any>(&mut self) -> Option<&mut W> {
+        let wrapper = self.wrapper.get_or_insert_with(|| Box::new(W::default()));
+        wrapper.as_any().downcast_mut()
+    }
+
+    /// Names the source in its spans, events and metrics. Default: `default`.
     ///
-    /// Each name is a series of its own in each metric: name a few, not a million.
+    /// Each name adds a series to each metric, so use few names.
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.settings.name = name.into();
         self
     }
 
-    /// Sets the share of its life after which a token is renewed, between 0 and 1 (both
+    /// Sets the share of its lifetime after which a token is refreshed, between 0 and 1 (both
     /// excluded). Default: 23/24.
     ///
-    /// Jitter, drawn once per source, brings this forward by up to a quarter of the time ahead of
-    /// expiry. A short-lived token is renewed earlier: at least five minutes before its end, or at
-    /// half of its life if that is less.
+    /// Jitter, drawn once per source, brings this forward by up to a quarter of the time that is left
+    /// then. A short-lived token is refreshed earlier: at least five minutes before it expires, or
+    /// after half of its lifetime if that is later. No setting refreshes a token in its first ten
+    /// seconds, or the first half of its lifetime if that is shorter.
     pub fn refresh_at(mut self, share: f64) -> Self {
         self.settings.schedule.refresh_at = share;
         self
     }
 
-    /// Renews the token only when a caller comes by, not beside an idle service. Default: it is
-    /// kept warm as long as the source is alive.
+    /// Refreshes the token only when a caller asks for it. Default: a background task keeps the token
+    /// fresh as long as the source exists.
     pub fn refresh_on_demand(mut self) -> Self {
         self.settings.keep_warm = false;
         self
@@ -96,51 +159,57 @@ impl<F> TokenSourceBuilder<F> {
 
     /// Sets how long a caller waits for a token at most. Default: 30 seconds.
     ///
-    /// A single request can ask for less or more by the
-    /// [`AcquireTimeout`](crate::AcquireTimeout) extension.
+    /// A single request can set its own limit with the [`AcquireTimeout`](crate::AcquireTimeout)
+    /// extension.
     pub fn acquire_timeout(mut self, limit: Duration) -> Self {
         self.settings.acquire_timeout = limit;
         self
     }
 
     /// Sets how long one attempt to fetch a token may take, whatever the fetcher does. Default: 30
-    /// seconds; the client for IMS has a tighter limit of its own.
+    /// seconds; for tokens from IMS twice the
+    /// [`request_timeout`](TokenSourceBuilder::request_timeout), which leaves time to read the
+    /// credentials and to try a second secret.
     pub fn attempt_timeout(mut self, limit: Duration) -> Self {
-        self.settings.attempt_timeout = limit;
+        self.settings.attempt_timeout = Some(limit);
         self
     }
 
-    /// Sets how often a token is asked for, at most, before the callers who wait are failed.
-    /// Default: 3. Only transient failures are tried again.
+    /// Sets how many attempts a refresh makes at most. Default: 3. Only transient failures are
+    /// retried.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.settings.attempts = attempts;
         self
     }
 
-    /// Sets for how long after the first attempt another one may start while callers wait.
-    /// Default: 5 seconds. A `Retry-After` of IMS is waited out as long as it fits in the
-    /// [`acquire_timeout`](Self::acquire_timeout).
+    /// Sets how long the pauses between the attempts of a refresh may be in total. Default: 5
+    /// seconds. The time that the attempts themselves take does not count, so that one that ended in
+    /// its timeout is retried while callers still have time.
     pub fn retry_for(mut self, limit: Duration) -> Self {
         self.settings.retry_for = limit;
         self
     }
 
-    /// Sets the most that the source waits between two attempts of its own accord. Default: 60
-    /// seconds; at least 10 milliseconds, which only a test should want.
+    /// Sets the longest pause of the exponential backoff. Default: 60 seconds; at least 10
+    /// milliseconds, which only a test should need. While callers ask and no usable token is cached
+    /// the pause is at most 10 seconds, unless the failure is permanent.
     pub fn backoff_cap(mut self, cap: Duration) -> Self {
         self.settings.backoff.cap = cap;
         self
     }
 
-    /// Sets the most that the source waits because IMS asked for it with `Retry-After`. Default:
-    /// five minutes.
+    /// Sets the longest pause that IMS can ask for with `Retry-After`. Default: five minutes.
     pub fn retry_after_cap(mut self, cap: Duration) -> Self {
         self.settings.backoff.retry_after_cap = cap;
         self
     }
 
-    /// Replaces the wall clock: for tests. Default: [`SystemTime::now`]. The monotonic clock is
+    /// Replaces the wall clock, for tests. Default: [`SystemTime::now`]. The monotonic clock is
     /// always Tokio's, which tests can pause.
+    ///
+    /// With the default clock, expiry is checked once per tick of the kernel's clock, a few
+    /// milliseconds. A test that pauses Tokio's clock *after* it has sent requests, and needs the
+    /// change to be seen immediately, sets a wall clock: then each request reads the clocks.
     pub fn wall_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.settings.clock = Clock::with_wall(now);
         self
@@ -150,14 +219,17 @@ impl<F> TokenSourceBuilder<F> {
         let Settings { schedule, backoff, acquire_timeout, attempt_timeout, attempts, .. } =
             &self.settings;
         if !(schedule.refresh_at > 0.0 && schedule.refresh_at < 1.0) {
-            return Err(ConfigError::new("`refresh_at` must lie between 0 and 1"));
+            return Err(ConfigError::new("`refresh_at` must be between 0 and 1"));
         }
-        if acquire_timeout.is_zero() || attempt_timeout.is_zero() {
-            return Err(ConfigError::new("a timeout of zero would let nothing succeed"));
+        if acquire_timeout.is_zero() {
+            return Err(ConfigError::new("`acquire_timeout` must not be zero"));
         }
-        if backoff.cap < LEAST_BACKOFF_CAP {
+        if attempt_timeout.is_some_and(|limit| limit.is_zero()) {
+            return Err(ConfigError::new("`attempt_timeout` must not be zero"));
+        }
+        if backoff.cap < MIN_BACKOFF_CAP {
             return Err(ConfigError::new(format!(
-                "`backoff_cap` must be at least {LEAST_BACKOFF_CAP:?}: IMS is not to be flooded"
+                "`backoff_cap` must be at least {MIN_BACKOFF_CAP:?}, so that IMS is not flooded"
             )));
         }
         if *attempts == 0 {
@@ -166,28 +238,47 @@ impl<F> TokenSourceBuilder<F> {
         Ok(())
     }
 
-    fn finish(
+    fn finish<T: FetchToken>(
         settings: Settings,
-        fetcher: impl ErasedFetchToken + 'static,
-        fleet: Fleet,
-    ) -> TokenSource {
-        TokenSource::from_shared(Shared::new(settings, Arc::new(fetcher), fleet))
+        fetcher: T,
+        ims: Option<ImsClient>,
+        wrapper: Option<Box<dyn WrapSupply>>,
+    ) -> Result<TokenSource, ConfigError> {
+        let attempt_timeout = settings.attempt_timeout.unwrap_or(match &ims {
+            // Leaves time to read the credentials, and to try a second secret.
+            Some(ims) => ims.request_timeout().saturating_mul(2),
+            None => DEFAULT_ATTEMPT_TIMEOUT,
+        });
+        let clock = settings.clock.clone();
+        let mut supply: Arc<dyn Supply> = Arc::new(Direct { fetcher, attempt_timeout, clock });
+        if let Some(wrapper) = wrapper {
+            supply = wrapper.wrap(Wrapped {
+                supply,
+                ims,
+                name: Arc::clone(&settings.name),
+                schedule: settings.schedule,
+                clock: settings.clock.clone(),
+                attempt_timeout,
+                retry_after_cap: settings.backoff.retry_after_cap,
+            })?;
+        }
+        Ok(TokenSource::from_inner(Inner::new(settings, supply)))
     }
 }
 
 impl TokenSourceBuilder<ImsClientBuilder> {
-    /// Sets the IMS to ask. Default: [`Environment::Production`].
+    /// Sets the IMS that issues the tokens. Default: [`Environment::Production`].
     pub fn environment(self, environment: Environment) -> Self {
         self.map_ims(|ims| ims.environment(environment))
     }
 
-    /// Sets how long one token request may take, from connecting to the last byte of the answer.
+    /// Sets how long one token request may take, from connecting to the last byte of the response.
     /// Default: 10 seconds.
     pub fn request_timeout(self, limit: Duration) -> Self {
         self.map_ims(|ims| ims.request_timeout(limit))
     }
 
-    /// Configures the [`ImsClient`](crate::ImsClient) further: its transport, its timeouts.
+    /// Configures the [`ImsClient`](crate::ImsClient) further: its transport and its timeouts.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -204,15 +295,14 @@ impl TokenSourceBuilder<ImsClientBuilder> {
     ///
     /// # Errors
     ///
-    /// If the credentials or a setting cannot be used, or if the HTTP client cannot be made.
-    /// Without the feature `reqwest` there is none unless
-    /// [`transport`](ImsClientBuilder::transport) was given one: by [`map_ims`](Self::map_ims).
+    /// If the credentials or a setting are invalid, or if the HTTP client cannot be built. Without the
+    /// feature `reqwest`, also if [`map_ims`](Self::map_ims) has set no
+    /// [`transport`](ImsClientBuilder::transport).
     pub fn build(self) -> Result<TokenSource, ConfigError> {
         self.check()?;
-        let Self { fetcher, settings, sharing } = self;
+        let Self { fetcher, settings, wrapper } = self;
         let client = fetcher.build()?.with_clock(settings.clock.clone());
-        let fleet = sharing.build(Some(&client))?;
-        Ok(Self::finish(settings, client, fleet))
+        Self::finish(settings, client.clone(), Some(client), wrapper)
     }
 }
 
@@ -221,17 +311,19 @@ impl<F: FetchToken> TokenSourceBuilder<Custom<F>> {
     ///
     /// # Errors
     ///
-    /// If a setting cannot be used.
+    /// If a setting is invalid.
     pub fn build(self) -> Result<TokenSource, ConfigError> {
         self.check()?;
-        let Self { fetcher, settings, sharing } = self;
-        let fleet = sharing.build(None)?;
-        Ok(Self::finish(settings, fetcher.0, fleet))
+        let Self { fetcher, settings, wrapper } = self;
+        Self::finish(settings, fetcher.0, None, wrapper)
     }
 
-    /// The settings are the defaults.
+    /// Builds the source with the default settings, which are valid.
     pub(super) fn start(self) -> TokenSource {
-        Self::finish(self.settings, self.fetcher.0, Fleet::default())
+        let Self { fetcher, settings, .. } = self;
+        let (attempt_timeout, clock) = (DEFAULT_ATTEMPT_TIMEOUT, settings.clock.clone());
+        let supply = Direct { fetcher: fetcher.0, attempt_timeout, clock };
+        TokenSource::from_inner(Inner::new(settings, Arc::new(supply)))
     }
 }
 
@@ -239,7 +331,7 @@ impl<F> fmt::Debug for TokenSourceBuilder<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenSourceBuilder")
             .field("settings", &self.settings)
-            .field("sharing", &self.sharing)
+            .field("wrapper", &self.wrapper)
             .finish_non_exhaustive()
     }
 }

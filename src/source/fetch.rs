@@ -1,17 +1,19 @@
-//! Where tokens come from: [`FetchToken`], and IMS as its default.
+//! [`FetchToken`]: the trait of a token fetcher, which the client of IMS implements.
 
-use std::{
-    future::{Future, pending},
-    pin::Pin,
+use std::future::{Future, pending};
+
+use crate::{
+    error::TokenError,
+    ims::{ImsClient, TokenResponse},
 };
 
-use crate::{error::TokenError, ims::ImsClient, token::TokenResponse};
-
-/// Gets one new access token. What varies between sources; when it is called does not.
+/// Fetches one new access token.
 ///
-/// Implemented for [`ImsClient`] and for closures. An implementation asks once and answers: the
-/// source retries, backs off, limits the time and shares the answer. It never runs twice at the
-/// same time for one source. A panic in it is caught and becomes an error of the waiters.
+/// Implemented for [`ImsClient`] and for closures. An implementation makes one token request and
+/// returns its result. The source decides when to call it, retries, backs off, limits the time and
+/// shares the result. One source makes one call at a time; a further call starts only if the future
+/// of the last one has not been polled for much longer than its timeout. A panic is caught, and fails
+/// the waiting callers with [`ErrorKind::Panicked`](crate::ErrorKind::Panicked).
 ///
 /// Report failures with [`TokenError::transient`] or [`TokenError::permanent`].
 ///
@@ -32,18 +34,31 @@ use crate::{error::TokenError, ims::ImsClient, token::TokenResponse};
 /// # }
 /// ```
 pub trait FetchToken: Send + Sync + 'static {
-    /// Gets one new access token.
+    /// Fetches one new access token.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::transient`] is retried with backoff. [`TokenError::permanent`] fails the waiting
+    /// callers, and is retried slowly in the background.
+    ///
+    /// # Cancellation
     ///
     /// The future is dropped when it takes longer than the source's
-    /// [`attempt_timeout`](crate::TokenSourceBuilder::attempt_timeout), and when the last handle
-    /// of the source is dropped.
+    /// [`attempt_timeout`](crate::TokenSourceBuilder::attempt_timeout), when the source is shut down,
+    /// and when its last handle is dropped. Dropping a caller does not drop the future.
     fn fetch_token(&self) -> impl Future<Output = Result<TokenResponse, TokenError>> + Send;
 
-    /// Ends when the token that was fetched last should be replaced, beside the traffic: when the
-    /// credentials have changed, say. Default: never.
+    /// Resolves when the token that was fetched last should be replaced, for example because the
+    /// credentials have changed. The source then refreshes in the background. Default: never.
     ///
-    /// It is dropped and called again at will, and listened to only by a source that keeps its
-    /// token warm.
+    /// The source polls one such future until it completes, then pauses for at least a second, and
+    /// calls this method again. The pause doubles, up to five minutes, while the changes come in
+    /// quick succession. A panic is caught. A source that [refreshes on
+    /// demand](crate::TokenSourceBuilder::refresh_on_demand) does not call this method.
+    ///
+    /// # Cancellation
+    ///
+    /// The future is dropped with the source, and with the runtime that it runs on.
     fn changed(&self) -> impl Future<Output = ()> + Send {
         pending()
     }
@@ -66,23 +81,5 @@ impl FetchToken for ImsClient {
 
     async fn changed(&self) {
         self.credentials_changed().await;
-    }
-}
-
-type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// [`FetchToken`] as an object, so that `TokenSource` is one type.
-pub(super) trait ErasedFetchToken: Send + Sync {
-    fn fetch_token(&self) -> BoxFuture<'_, Result<TokenResponse, TokenError>>;
-    fn changed(&self) -> BoxFuture<'_, ()>;
-}
-
-impl<F: FetchToken> ErasedFetchToken for F {
-    fn fetch_token(&self) -> BoxFuture<'_, Result<TokenResponse, TokenError>> {
-        Box::pin(FetchToken::fetch_token(self))
-    }
-
-    fn changed(&self) -> BoxFuture<'_, ()> {
-        Box::pin(FetchToken::changed(self))
     }
 }

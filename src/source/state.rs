@@ -1,339 +1,697 @@
-//! What a source knows, and what follows from it. Pure: it takes `now`, and neither reads a
-//! clock, locks, spawns nor logs.
+//! [`State`]: the state of a source, and the decisions that follow from it.
+//!
+//! Pure: its functions take `now`, and never read a clock, lock, spawn or log. The docs of
+//! `source/mod.rs` have the table of decisions.
 
-use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{
-    clock::{Moment, Tick},
-    error::{ErrorKind, TokenError},
-    source::{
-        refusals::Refusals,
+use super::{
+    access_token::AccessToken,
+    hot_path::{FastLane, Shards},
+    policy::{
+        backoff::{Backoff, Pauses},
         schedule::{Schedule, Thresholds},
     },
-    token::{AccessToken, HostKey},
+    supply::{Reason, Stamp},
+};
+use crate::{
+    clock::Moment,
+    error::{ErrorKind, TokenError},
 };
 
-/// The least time between a token and its renewal, however short it lives.
-const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+/// How long callers wait for the replacement of a suspect token, counted from the refusal, before they
+/// use the suspect token: long enough for a healthy IMS, and short enough for a request.
+pub(super) const SUSPECT_GRACE: Duration = Duration::from_secs(2);
 
-/// One token several times, for several threads.
-pub(super) type Copies = Arc<[AccessToken]>;
+/// How much longer an overdue refresh may take before it is given up; at most a quarter of the longest
+/// attempt. After a standstill of the whole process its result may have arrived already, so that the
+/// task only has to be polled.
+const MAX_OVERDUE_GRACE: Duration = Duration::from_secs(1);
 
-/// What a source knows: the token in hand, the failures since it came, the flight under way.
-///
-/// `F` is how a flight is joined.
-#[derive(Debug)]
-pub(super) struct State<F> {
+/// How long a due refresh is postponed after a refresh that brought no newer token, so that the source
+/// does not repeat it immediately.
+const UNCHANGED_PAUSE: Duration = Duration::from_secs(10);
+
+/// Everything that a source knows about its token. Each change makes a new value, which readers see as
+/// a whole.
+#[derive(Clone, Debug)]
+pub(super) struct State {
     schedule: Schedule,
-    held: Option<Held>,
-    failure: Option<Failure>,
-    refusals: Refusals,
-    flight: Option<Flight<F>>,
-    /// How many flights there have been.
+    backoff: Backoff,
+    cached: Option<Cached>,
+    /// When the cached token was invalidated.
+    missing_since: Option<Moment>,
+    /// The highest stamp of any token so far. Only a token with a higher stamp is cached.
+    newest: Stamp,
+    /// Failures of the issuer (IMS, or the user's fetcher) since the last token.
+    issuer: Option<Failure>,
+    /// Refreshes that failed because of this process (their runtime ended or stalled, the fetcher
+    /// panicked) since the issuer last responded.
+    local: Option<Failure>,
+    flight: Option<Flight>,
+    /// How many refreshes have been started.
     flights: u64,
+    closed: bool,
 }
 
-/// The flight under way.
-#[derive(Debug)]
-struct Flight<F> {
-    join: F,
-    number: u64,
-    /// By then it should have ended, or have said that it goes on.
-    overdue_at: Instant,
-}
-
-/// The token in hand.
-#[derive(Debug)]
-struct Held {
-    token: AccessToken,
-    copies: Copies,
+/// The cached token.
+#[derive(Clone, Debug)]
+struct Cached {
+    shards: Arc<Shards>,
     thresholds: Thresholds,
-    /// An API refused it. It waits for one flight to replace it, and serves on if that fails.
-    suspect: bool,
+    /// When an API refused the token; `None` unless the token is suspect.
+    suspect_since: Option<Moment>,
 }
 
-/// The failures since the last success.
+/// The refresh in progress.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    number: u64,
+    /// From here on the refresh is overdue: it should have completed, or started another attempt.
+    overdue_at: Moment,
+    /// How long one attempt takes at most, while its future is polled.
+    longest: Duration,
+    /// `true` if the refresh was overdue once, and was given [more time](MAX_OVERDUE_GRACE).
+    extended: bool,
+}
+
+/// Consecutive failures with one cause.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) error: TokenError,
     pub(super) count: u32,
     pub(super) since: Moment,
-    /// When IMS may be asked again.
-    pub(super) retry_at: Moment,
+    /// The number of the refresh that failed last.
+    flight: u64,
+    /// From here on a caller without a usable token may start a refresh.
+    callers_retry_at: Moment,
+    /// From here on a refresh may start in the background.
+    retry_at: Moment,
 }
 
-/// What to do for a caller who needs a token.
+/// The requirements of a caller, and how long the caller can wait.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Want {
+    pub(super) min_lifetime: Duration,
+    /// Only a token with a higher stamp will do.
+    pub(super) newer_than: Option<Stamp>,
+    /// Until when the caller waits; `None` for a caller that does not wait.
+    pub(super) deadline: Option<Instant>,
+    /// `true` if the caller runs inside a Tokio runtime, on which a refresh can start.
+    pub(super) can_start: bool,
+    /// The number of the last refresh when the caller began to wait. A panic of this refresh or a later
+    /// one fails the caller.
+    pub(super) joined: Option<u64>,
+    /// The limit of attempts per refresh, which also bounds a caller: after this many failed refreshes
+    /// the caller fails, and does not wait out another `Retry-After`.
+    pub(super) attempts: u64,
+}
+
+/// The next step of a caller.
 #[derive(Debug)]
-pub(super) enum Decision<F> {
+pub(super) enum Decision {
     /// Use this token.
     Use(AccessToken),
-    /// Use this token, and start a flight beside the traffic.
-    UseAndFly(AccessToken),
-    /// Wait for the flight that is under way.
-    Join(F),
-    /// Start a flight and wait for it.
-    Fly,
-    /// Fail at once.
+    /// Use this token, and start a refresh in the background.
+    UseAndRefresh(AccessToken, Reason),
+    /// Start a refresh, and wait.
+    Refresh(Reason),
+    /// Wait for the next change of the state. Without one, decide again at this time.
+    Wait(Instant),
+    /// The refresh in progress is overdue: extend it or give it up, then decide again.
+    ReviewOverdue,
+    /// Fail immediately.
     Fail(TokenError),
 }
 
-/// What a request may do without asking the state: the part of it that readers on all threads
-/// see. There is none while the token in hand is suspect.
-#[derive(Debug)]
-pub(crate) struct Current {
-    /// Counts what was published.
-    pub(super) version: u64,
-    pub(super) copies: Copies,
-    /// How long the token lives.
-    pub(super) lifetime: Duration,
-    /// From here on a reader has to see to it that a flight starts.
-    pub(super) renew: Option<Moment>,
-    /// From here on the token must not be sent.
-    pub(super) retire: Moment,
-    /// The tick in which the token was last found to be neither due nor retired.
-    pub(super) checked: AtomicU64,
+impl Decision {
+    /// The token to use now; `None` if the caller has to wait or fails.
+    pub(super) fn token(self) -> Option<AccessToken> {
+        match self {
+            Self::Use(token) | Self::UseAndRefresh(token, _) => Some(token),
+            _ => None,
+        }
+    }
 }
 
-impl<F: Clone> State<F> {
-    pub(super) fn new(schedule: Schedule) -> Self {
+/// How a refresh ends.
+#[derive(Debug)]
+pub(super) enum Completion {
+    /// With a token, which is cached if it is newer than all before.
+    Token(AccessToken),
+    /// With the decision of the supply that the cached token stays in use.
+    Unchanged,
+    /// With a failure. Each failed attempt was recorded when it failed; a closed source records none.
+    Failed,
+    /// Without a result, because its runtime ended or stalled.
+    Lost(TokenError),
+}
+
+impl State {
+    pub(super) fn new(schedule: Schedule, backoff: Backoff) -> Self {
         Self {
             schedule,
-            held: None,
-            failure: None,
-            refusals: Refusals::default(),
+            backoff,
+            cached: None,
+            missing_since: None,
+            newest: Stamp::default(),
+            issuer: None,
+            local: None,
             flight: None,
             flights: 0,
+            closed: false,
         }
     }
 
-    /// What to do for a caller who needs a token that lives for at least `min_lifetime`.
-    pub(super) fn decide(&self, now: Moment, min_lifetime: Duration) -> Decision<F> {
-        let backing_off = self.backing_off(now);
-
-        match self.held.as_ref().filter(|held| held.serves(now, min_lifetime)) {
-            Some(held) if !held.suspect => {
-                let due = self.next_renewal().is_some_and(|renew| renew.has_come(now));
-                let token = held.token.clone();
-                if due { Decision::UseAndFly(token) } else { Decision::Use(token) }
-            }
-            Some(held) => match (&self.flight, backing_off) {
-                (Some(flight), _) => Decision::Join(flight.join.clone()),
-                (None, Some(_)) => Decision::Use(held.token.clone()),
-                (None, None) => Decision::Fly,
+    /// Decides the next step of a caller: the table in `source/mod.rs`.
+    pub(super) fn decide(&self, now: Moment, want: Want) -> Decision {
+        if self.is_overdue(now) {
+            return Decision::ReviewOverdue;
+        }
+        match self.usable(now, want) {
+            Some(cached) => match cached.suspect_since {
+                None => self.use_now(now, want, cached, Reason::Due),
+                Some(since) => self.decide_suspect(now, want, cached, since),
             },
-            None => match (&self.flight, backing_off) {
-                (Some(flight), _) => Decision::Join(flight.join.clone()),
-                (None, Some(failure)) => {
-                    let retry_in = failure.retry_at.sleep_from(now);
-                    Decision::Fail(failure.error.retry_in_after(retry_in))
+            None => self.decide_missing(now, want),
+        }
+    }
+
+    /// Uses the cached token, and starts a refresh if one is due.
+    fn use_now(&self, now: Moment, want: Want, cached: &Cached, reason: Reason) -> Decision {
+        let token = cached.shards.pick().clone();
+        let due = want.can_start && self.next_refresh().is_some_and(|at| at.has_come(now));
+        if due { Decision::UseAndRefresh(token, reason) } else { Decision::Use(token) }
+    }
+
+    /// Waits a short time for the replacement of a suspect token, then uses the suspect token.
+    ///
+    /// A 401 may mean that the token was revoked, or only that a permission is missing. Requests with
+    /// a revoked token fail, so a caller waits for the replacement. If only a permission is missing
+    /// and IMS is down, the wait delays every request for nothing, so the first failed attempt or the
+    /// end of the grace ends it.
+    fn decide_suspect(&self, now: Moment, want: Want, cached: &Cached, since: Moment) -> Decision {
+        let grace_ends = since.plus(SUSPECT_GRACE);
+        let hopeful = !self.has_failed() && !self.closed;
+        let wait = want.deadline.is_some() && hopeful && !grace_ends.has_come(now);
+        match self.flight {
+            Some(_) if wait => Decision::Wait(grace_ends.monotonic),
+            None if wait && want.can_start => Decision::Refresh(Reason::Refused),
+            _ => self.use_now(now, want, cached, Reason::Refused),
+        }
+    }
+
+    /// Waits, starts a refresh or fails, because no usable token is cached.
+    fn decide_missing(&self, now: Moment, want: Want) -> Decision {
+        // A refresh that is still in progress after a shutdown brings no token.
+        if self.closed {
+            return Decision::Fail(shut_down());
+        }
+        if let Some(flight) = &self.flight {
+            return Decision::Wait(flight.overdue_at.monotonic);
+        }
+        if let Some(failure) = &self.issuer {
+            // An explicit `refresh` may find a usable token cached. Nobody is without a token then, so
+            // this caller observes the longer backoff of the background.
+            let needed = self.usable(now, Want::default()).is_none();
+            let until = failure.paused_until(needed);
+            if !until.has_come(now) {
+                return failure.decide(now, want, until);
+            }
+        }
+        if let Some(failure) = &self.local {
+            let panicked = failure.error.kind() == ErrorKind::Panicked;
+            // A panic fails those who waited for the refresh. Otherwise each of them would start
+            // another one, and a fetcher that always panics would keep them until their deadlines.
+            let own = want.joined.is_some_and(|joined| failure.flight >= joined);
+            // A lost refresh fails nobody: the caller waits out the short pause, then starts another
+            // one.
+            match (panicked, failure.pauses_callers(now)) {
+                (true, paused) if paused || own => {
+                    return failure.fail(now, failure.callers_retry_at);
                 }
-                (None, None) => match self.beyond_reach(now, min_lifetime) {
-                    Some(error) => Decision::Fail(error),
-                    None => Decision::Fly,
-                },
-            },
-        }
-    }
-
-    /// Whether a flight may start now, although nobody needs its token: what `refresh` asks.
-    pub(super) fn decide_refresh(&self, now: Moment) -> Decision<F> {
-        match (&self.flight, self.backing_off(now)) {
-            (Some(flight), _) => Decision::Join(flight.join.clone()),
-            (None, Some(failure)) => {
-                let retry_in = failure.retry_at.sleep_from(now);
-                Decision::Fail(failure.error.retry_in_after(retry_in))
+                (false, true) => return Decision::Wait(failure.callers_retry_at.monotonic),
+                _ => {}
             }
-            (None, None) => Decision::Fly,
         }
+        if let Some(error) = self.beyond_reach(now, want.min_lifetime) {
+            return Decision::Fail(error);
+        }
+        if !want.can_start {
+            return Decision::Fail(TokenError::new(
+                ErrorKind::NoRuntime,
+                "no usable token is cached, and none can be requested outside of a tokio runtime",
+            ));
+        }
+        let requested = want.newer_than.is_some();
+        Decision::Refresh(if requested { Reason::Requested } else { Reason::Missing })
     }
 
-    /// The failure after which IMS may not be asked yet.
-    fn backing_off(&self, now: Moment) -> Option<&Failure> {
-        self.failure.as_ref().filter(|failure| !failure.retry_at.has_come(now))
+    /// The cached token, if it has not expired and meets the requirements of the caller.
+    fn usable(&self, now: Moment, want: Want) -> Option<&Cached> {
+        self.cached.as_ref().filter(|cached| {
+            let token = cached.shards.token();
+            !cached.thresholds.expired.has_come(now)
+                && token.expires().remaining(now) >= want.min_lifetime
+                && want.newer_than.is_none_or(|stamp| token.stamp() > stamp)
+        })
     }
 
-    /// The error for a caller who asks for more than a new token would have for long: each such
-    /// request would cost a token.
+    /// Returns whether an attempt has failed since the cached token came.
+    fn has_failed(&self) -> bool {
+        self.issuer.is_some() || self.local.is_some()
+    }
+
+    /// Returns whether the refresh in progress should have completed by now.
+    pub(super) fn is_overdue(&self, now: Moment) -> bool {
+        // By the monotonic clock alone, because setting the wall clock makes no task late.
+        self.flight.is_some_and(|flight| now.monotonic >= flight.overdue_at.monotonic)
+    }
+
+    /// The error for a caller who requires a remaining lifetime that a token has only until it is due.
+    /// A new token would meet the requirement for a short time, and the next such request would need
+    /// another one.
     fn beyond_reach(&self, now: Moment, min_lifetime: Duration) -> Option<TokenError> {
-        let held = self.held.as_ref().filter(|held| !held.thresholds.retire.has_come(now))?;
-        let longest = held.thresholds.renew.sleep_from(held.token.sent());
+        let cached = self.usable(now, Want::default())?;
+        let token = cached.shards.token();
+        let longest = cached.thresholds.due.sleep_from(token.sent());
         (min_lifetime > longest).then(|| {
             TokenError::new(
                 ErrorKind::Lifetime,
                 format!(
-                    "a token with {min_lifetime:?} to live was asked for, but more than {longest:?} \
-                     of tokens that live for {:?} cannot be promised",
-                    held.token.lifetime()
+                    "the request requires a token with {min_lifetime:?} of remaining lifetime; with \
+                     a token lifetime of {:?} at most {longest:?} can be required",
+                    token.lifetime()
                 ),
             )
         })
     }
 
-    /// When a flight should start to renew the token in hand. `None` while one is under way.
-    fn next_renewal(&self) -> Option<Moment> {
-        match (&self.flight, &self.failure, &self.held) {
-            (Some(_), _, _) => None,
-            (None, Some(failure), _) => Some(failure.retry_at),
-            (None, None, held) => held.as_ref().map(|held| held.thresholds.renew),
+    /// When the next refresh may start in the background. `None` while one is in progress, after a
+    /// shutdown, and before the first caller.
+    fn next_refresh(&self) -> Option<Moment> {
+        if self.closed || self.flight.is_some() {
+            return None;
+        }
+        let paused_until = [&self.issuer, &self.local]
+            .into_iter()
+            .flatten()
+            .map(|failure| failure.retry_at)
+            .reduce(Moment::later);
+        let due = match &self.cached {
+            Some(cached) => Some(cached.suspect_since.unwrap_or(cached.thresholds.due)),
+            None => self.missing_since,
+        };
+        paused_until.or(due)
+    }
+
+    /// In how long the background task has to act: to start a refresh, or to review one that is overdue.
+    pub(super) fn wake_in(&self, now: Moment) -> Option<Duration> {
+        match &self.flight {
+            Some(flight) => Some(flight.overdue_at.sleep_from(now)),
+            None => self.next_refresh().map(|at| at.remaining(now)),
         }
     }
 
-    /// When a flight should start although nobody calls. A refusal is not asked about again
-    /// until somebody needs a token.
-    pub(super) fn next_wake(&self) -> Option<Moment> {
-        let refused = self.failure.as_ref().is_some_and(|failure| !failure.error.is_transient());
-        if refused { None } else { self.next_renewal() }
-    }
-
-    /// What readers may do without asking the state.
-    pub(super) fn current(&self, version: u64) -> Option<Current> {
-        let held = self.held.as_ref().filter(|held| !held.suspect)?;
-        Some(Current {
-            version,
-            copies: Arc::clone(&held.copies),
-            lifetime: held.token.lifetime(),
-            renew: self.next_renewal(),
-            retire: held.thresholds.retire,
-            checked: AtomicU64::new(Tick::NEVER),
+    /// Why a refresh is to start in the background; `None` if none is due.
+    pub(super) fn background_reason(&self, now: Moment) -> Option<Reason> {
+        self.next_refresh().filter(|at| at.has_come(now))?;
+        let usable = self.usable(now, Want::default());
+        Some(match usable.map(|cached| cached.suspect_since.is_some()) {
+            Some(true) => Reason::Refused,
+            Some(false) => Reason::Due,
+            None => Reason::Missing,
         })
     }
 
-    /// A flight has started. Returns its number.
-    pub(super) fn take_off(&mut self, join: F, overdue_at: Instant) -> u64 {
+    /// The token and the time up to which requests may send it without a decision.
+    pub(super) fn fast_lane(&self) -> Option<FastLane> {
+        let cached = self.cached.as_ref()?;
+        // Callers wait for the replacement of this token, so each of them has to decide.
+        if cached.suspect_since.is_some() && !self.has_failed() && !self.closed {
+            return None;
+        }
+        let Thresholds { due, expired } = cached.thresholds;
+        let next = self.flight.map(|flight| flight.overdue_at).or_else(|| self.next_refresh());
+        let until = next.map_or(expired, |at| at.earlier(expired));
+        Some(FastLane::new(Arc::clone(&cached.shards), until, due))
+    }
+
+    /// Records that a refresh starts, unless one is in progress or the source is closed. Returns its
+    /// number.
+    pub(super) fn start(&mut self, now: Moment, longest: Duration) -> Option<u64> {
+        if self.flight.is_some() || self.closed {
+            return None;
+        }
         self.flights += 1;
-        self.flight = Some(Flight { join, number: self.flights, overdue_at });
-        self.flights
+        self.flight = Some(Flight::new(self.flights, now, longest));
+        Some(self.flights)
     }
 
-    /// Whether this flight is the one under way: one that was given up is not.
-    pub(super) fn is_under_way(&self, number: u64) -> bool {
-        self.flight.as_ref().is_some_and(|flight| flight.number == number)
-    }
-
-    /// The flight tries again, and should have ended by then.
-    pub(super) fn prolong(&mut self, overdue_at: Instant) {
-        if let Some(flight) = &mut self.flight {
-            flight.overdue_at = overdue_at;
-        }
-    }
-
-    /// The flight under way, and whether it should have ended by now.
-    pub(super) fn flight(&self, now: Moment) -> Option<(&F, bool)> {
-        let flight = self.flight.as_ref()?;
-        Some((&flight.join, now.monotonic >= flight.overdue_at))
-    }
-
-    /// The flight has brought a token.
-    pub(super) fn land(&mut self, now: Moment, token: AccessToken, copies: Copies) {
-        let mut thresholds = self.schedule.thresholds(token.sent(), token.lifetime());
-        thresholds.renew = thresholds.renew.later(now.plus(LEAST_INTERVAL));
-        self.held = Some(Held { token, copies, thresholds, suspect: false });
-        self.failure = None;
-        self.flight = None;
-    }
-
-    /// The flight has brought nothing. What it failed of was said to [`fail`](Self::fail).
-    pub(super) fn crash(&mut self) {
-        self.flight = None;
-        if let Some(held) = &mut self.held {
-            held.suspect = false;
-        }
-    }
-
-    /// IMS was asked in vain; it may be asked again after `delay(failures in a row)`.
-    ///
-    /// Returns how long that is.
-    pub(super) fn fail(
-        &mut self,
-        now: Moment,
-        error: TokenError,
-        delay: impl FnOnce(u32) -> Duration,
-    ) -> Duration {
-        let (count, since) = match &self.failure {
-            Some(failure) => (failure.count.saturating_add(1), failure.since),
-            None => (1, now),
-        };
-        let delay = delay(count);
-        let mut next = Failure { error, count, since, retry_at: now.plus(delay) };
-        if let Some(last) = &self.failure {
-            // What IMS asked for holds, and what it said is worth more than that a runtime ended.
-            if !last.retry_at.has_come(now) {
-                next.retry_at = next.retry_at.later(last.retry_at);
-            }
-            if next.error.kind() == ErrorKind::RuntimeLost {
-                next.error = last.error.clone();
-            }
-        }
-        let delay = next.retry_at.sleep_from(now);
-        self.failure = Some(next);
-        delay
-    }
-
-    /// What IMS refused may be accepted now: it need not be waited for. A throttle still holds.
-    pub(super) fn forget_refusal(&mut self) {
-        self.failure.take_if(|failure| !failure.error.is_transient());
-    }
-
-    /// An API at `host` refused this token. Returns whether that makes it suspect now.
-    ///
-    /// A token that was replaced meanwhile says nothing about the one in hand. While IMS fails the
-    /// token in hand is the best there is, and is about to be replaced as it is.
-    pub(super) fn refuse(&mut self, now: Moment, token: &AccessToken, host: HostKey) -> bool {
-        let backing_off = self.backing_off(now).is_some();
-        let Some(held) = self.held.as_mut().filter(|held| held.token.is(token)) else {
+    /// Records that the refresh `number` starts another attempt after `pause`, or has noticed that the
+    /// process stood still. Returns `false` if this refresh was given up.
+    pub(super) fn extend(&mut self, number: u64, now: Moment, pause: Duration) -> bool {
+        let Some(flight) = self.flight.as_mut().filter(|flight| flight.number == number) else {
             return false;
         };
-        if held.suspect || backing_off || !self.refusals.believe(now, host) {
-            return false;
-        }
-        held.suspect = true;
+        *flight = Flight::new(number, now.plus(pause), flight.longest);
         true
     }
 
-    /// Drops this token, if it is the one in hand.
-    pub(super) fn drop_token(&mut self, token: &AccessToken) {
-        self.held.take_if(|held| held.token.is(token));
+    /// Reviews an overdue refresh: extends it the first time, and gives it up the second time. Returns
+    /// whether it was given up.
+    ///
+    /// A task may be late because its own runtime is blocked or not driven, or because the whole
+    /// process was stopped. In the second case it needs only a moment, and giving it up would cost a
+    /// second token request. In the first case waiting longer would make every caller wait for ever.
+    pub(super) fn review_overdue(&mut self, now: Moment, random: f64) -> bool {
+        let Some(flight) = self.flight.filter(|_| self.is_overdue(now)) else { return false };
+        if !flight.extended {
+            let grace = MAX_OVERDUE_GRACE.min(flight.longest / 4);
+            self.flight = Some(Flight { overdue_at: now.plus(grace), extended: true, ..flight });
+            return false;
+        }
+        self.complete(flight.number, now, Completion::Lost(stalled()), random);
+        true
     }
 
-    /// What a change may replace. Kept until the lock is given back, so that nothing is dropped
-    /// under it: an error may own anything.
-    pub(super) fn keepsakes(&self) -> impl Sized + use<F> {
-        (
-            self.held.as_ref().map(|held| (held.token.clone(), Arc::clone(&held.copies))),
-            self.failure.as_ref().map(|failure| failure.error.clone()),
-            self.flight.as_ref().map(|flight| flight.join.clone()),
-        )
+    /// How long the source will back off if the next attempt fails.
+    pub(super) fn backoff_if_it_fails(&self, random: f64) -> Duration {
+        let failures = self.issuer.as_ref().map_or(0, |failure| failure.count);
+        self.backoff.transient(failures.saturating_add(1), None, random).background
     }
 
-    pub(super) fn is_flying(&self) -> bool {
+    /// Records a failed attempt of the refresh `number`, and returns the pause before the next one:
+    /// a short one if callers are `waiting` and no usable token is cached. `None` if the refresh was
+    /// given up meanwhile: then nothing is recorded.
+    pub(super) fn record_failure(
+        &mut self,
+        number: u64,
+        now: Moment,
+        error: &TokenError,
+        waiting: bool,
+        random: f64,
+    ) -> Option<Duration> {
+        if self.flight.is_none_or(|flight| flight.number != number) {
+            return None;
+        }
+        let pauses = match error.kind() {
+            ErrorKind::Panicked | ErrorKind::RuntimeLost => {
+                self.record_local(number, now, error, random)
+            }
+            _ => self.record_issuer(number, now, error, random),
+        };
+        // In a long outage callers fail as soon as an attempt does. One that timed out is repeated
+        // after the shorter pause, because those who waited for it still have time.
+        let needed = waiting && self.usable(now, Want::default()).is_none();
+        let soon = needed && error.kind() == ErrorKind::Timeout;
+        let pause = if soon { pauses.callers } else { pauses.background };
+        self.extend(number, now, pause);
+        Some(pause)
+    }
+
+    fn record_issuer(
+        &mut self,
+        flight: u64,
+        now: Moment,
+        error: &TokenError,
+        random: f64,
+    ) -> Pauses {
+        let count = self.issuer.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
+        let pauses = match error.is_transient() {
+            true => self.backoff.transient(count, error.retry_after(), random),
+            false => self.backoff.permanent(count, error.retry_after(), random),
+        };
+        self.local = None;
+        self.issuer = Some(Failure::new(self.issuer.as_ref(), flight, now, error, pauses));
+        pauses
+    }
+
+    /// Records a failure whose cause is in this process.
+    fn record_local(
+        &mut self,
+        flight: u64,
+        now: Moment,
+        error: &TokenError,
+        random: f64,
+    ) -> Pauses {
+        let last = self.local.as_ref().filter(|last| last.error.kind() == error.kind());
+        let count = last.map_or(0, |last| last.count).saturating_add(1);
+        let pauses = match error.kind() {
+            ErrorKind::Panicked => self.backoff.panicked(count, random),
+            _ => self.backoff.lost(count, random),
+        };
+        self.local = Some(Failure::new(last, flight, now, error, pauses));
+        pauses
+    }
+
+    /// Ends the refresh `number`. The token of a refresh that was given up is cached too, if its
+    /// stamp is higher.
+    pub(super) fn complete(
+        &mut self,
+        number: u64,
+        now: Moment,
+        completion: Completion,
+        random: f64,
+    ) {
+        let current = self.flight.take_if(|flight| flight.number == number).is_some();
+        match completion {
+            Completion::Token(token) => {
+                let usable = self.take(now, token) || self.usable(now, Want::default()).is_some();
+                if current && usable {
+                    self.postpone_refresh(now);
+                } else if current {
+                    // The issuer returned a token that cannot be used, and the callers have none.
+                    // Without a recorded failure each of them would request another one immediately.
+                    self.record_issuer(number, now, &not_newer(), random);
+                }
+            }
+            Completion::Unchanged if current => {
+                (self.issuer, self.local) = (None, None);
+                if let Some(cached) = &mut self.cached {
+                    cached.suspect_since = None;
+                }
+                self.postpone_refresh(now);
+            }
+            Completion::Lost(error) if current => {
+                self.record_local(number, now, &error, random);
+            }
+            Completion::Unchanged | Completion::Failed | Completion::Lost(_) => {}
+        }
+    }
+
+    /// Postpones the next refresh of a token that is still due, because the last one brought no newer
+    /// token.
+    fn postpone_refresh(&mut self, now: Moment) {
+        if let Some(cached) = self.cached.as_mut().filter(|it| it.thresholds.due.has_come(now)) {
+            cached.thresholds.due = now.plus(UNCHANGED_PAUSE);
+        }
+    }
+
+    /// Caches this token if its stamp is higher than any before and it has not expired. Returns whether
+    /// it was cached.
+    pub(super) fn take(&mut self, now: Moment, token: AccessToken) -> bool {
+        let thresholds = self.schedule.thresholds_from(now, token.sent(), token.lifetime());
+        if token.stamp() <= self.newest || thresholds.expired.has_come(now) {
+            return false;
+        }
+        self.newest = token.stamp();
+        let shards = Arc::new(Shards::new(token));
+        self.cached = Some(Cached { shards, thresholds, suspect_since: None });
+        (self.issuer, self.local) = (None, None);
+        true
+    }
+
+    /// Returns whether a 401 for this token is evidence. It is ignored for a token that was replaced
+    /// meanwhile or is suspect already, and while no replacement can be requested.
+    pub(super) fn is_refusal_of_interest(&self, now: Moment, token: &AccessToken) -> bool {
+        let backing_off =
+            self.next_refresh().is_some_and(|at| !at.has_come(now)) && self.has_failed();
+        let cached = self.cached.as_ref().filter(|cached| cached.shards.token().is(token));
+        !self.closed && !backing_off && cached.is_some_and(|cached| cached.suspect_since.is_none())
+    }
+
+    /// Makes the cached token suspect.
+    pub(super) fn suspect(&mut self, now: Moment) {
+        if let Some(cached) = &mut self.cached {
+            cached.suspect_since = Some(now);
+        }
+    }
+
+    /// Drops this token if it is the cached one.
+    pub(super) fn invalidate(&mut self, now: Moment, token: &AccessToken) -> bool {
+        let dropped = self.cached.take_if(|cached| cached.shards.token().is(token)).is_some();
+        if dropped {
+            self.missing_since = Some(now);
+        }
+        dropped
+    }
+
+    /// Returns whether a backoff for callers is in progress.
+    pub(super) fn is_backing_off(&self, now: Moment) -> bool {
+        [&self.issuer, &self.local].into_iter().flatten().any(|failure| failure.pauses_callers(now))
+    }
+
+    /// Ends the backoff after a permanent failure, because the rejection of old credentials says
+    /// nothing about new ones. The backoff after a transient failure, such as a 429, continues.
+    pub(super) fn forget_rejection(&mut self) -> bool {
+        self.issuer.take_if(|failure| !failure.error.is_transient()).is_some()
+    }
+
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Returns whether the refresh `number` was the last one, and was lost.
+    pub(super) fn was_lost(&self, number: u64) -> bool {
+        self.flight.is_none() && self.local.as_ref().is_some_and(|failure| failure.flight == number)
+    }
+
+    pub(super) fn is_refreshing(&self) -> bool {
         self.flight.is_some()
     }
 
-    /// Whether an API refused the token in hand, which waits to be replaced.
-    #[cfg(feature = "store")]
     pub(super) fn is_suspect(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| held.suspect)
+        self.cached.as_ref().is_some_and(|cached| cached.suspect_since.is_some())
     }
 
+    /// Returns whether the cached token is due for refresh.
+    pub(super) fn is_due(&self, now: Moment) -> bool {
+        self.cached.as_ref().is_some_and(|cached| cached.thresholds.due.has_come(now))
+    }
+
+    /// The number of the last refresh that was started.
+    pub(super) fn flights(&self) -> u64 {
+        self.flights
+    }
+
+    pub(super) fn newest(&self) -> Stamp {
+        self.newest
+    }
+
+    /// Returns whether a token with a higher stamp than this one is cached, usable and not suspect.
+    pub(super) fn has_newer(&self, stamp: Stamp, now: Moment) -> bool {
+        let want = Want { newer_than: Some(stamp), ..Want::default() };
+        self.usable(now, want).is_some_and(|cached| cached.suspect_since.is_none())
+    }
+
+    /// The failure to report: the issuer's if there is one.
     pub(super) fn failure(&self) -> Option<&Failure> {
-        self.failure.as_ref()
+        self.issuer.as_ref().or(self.local.as_ref())
     }
 
-    /// The token in hand with the moment at which it is to be renewed, if it may still be sent.
+    /// The cached token if it is usable, and when it will be refreshed.
     pub(super) fn token(&self, now: Moment) -> Option<(&AccessToken, Option<Moment>)> {
-        let held = self.held.as_ref().filter(|held| held.serves(now, Duration::ZERO))?;
-        Some((&held.token, self.next_renewal()))
+        let cached = self.usable(now, Want::default())?;
+        Some((cached.shards.token(), self.next_refresh()))
     }
 }
 
-impl Held {
-    /// Whether the token may be sent, and lives for at least `min_lifetime`.
-    fn serves(&self, now: Moment, min_lifetime: Duration) -> bool {
-        !self.thresholds.retire.has_come(now) && self.token.expires().remaining(now) >= min_lifetime
+impl Flight {
+    /// A refresh whose attempt starts at `now`. An attempt that is polled ends itself after
+    /// `longest`; a quarter of that is added for its scheduling.
+    fn new(number: u64, now: Moment, longest: Duration) -> Self {
+        let overdue_at = now.plus(longest.saturating_add(longest / 4));
+        Self { number, overdue_at, longest, extended: false }
     }
 }
+
+impl Failure {
+    fn new(
+        last: Option<&Self>,
+        flight: u64,
+        now: Moment,
+        error: &TokenError,
+        pauses: Pauses,
+    ) -> Self {
+        let mut failure = Self {
+            error: error.clone(),
+            count: last.map_or(0, |last| last.count).saturating_add(1),
+            since: last.map_or(now, |last| last.since),
+            flight,
+            callers_retry_at: now.plus(pauses.callers),
+            retry_at: now.plus(pauses.background),
+        };
+        // A later failure does not shorten the pause that IMS asked for with an earlier `Retry-After`.
+        let requested =
+            |last: &&Self| last.error.retry_after().is_some() && last.pauses_callers(now);
+        if let Some(last) = last.filter(requested) {
+            failure.callers_retry_at = failure.callers_retry_at.later(last.callers_retry_at);
+            failure.retry_at = failure.retry_at.later(last.retry_at);
+        }
+        failure
+    }
+
+    fn pauses_callers(&self, now: Moment) -> bool {
+        !self.callers_retry_at.has_come(now)
+    }
+
+    /// When the backoff ends for callers. `needed`: no usable token is cached.
+    fn paused_until(&self, needed: bool) -> Moment {
+        let soon = needed || !self.error.is_transient();
+        if soon { self.callers_retry_at } else { self.retry_at }
+    }
+
+    /// The decision during the backoff: the caller waits out a `Retry-After` if its deadline and the
+    /// number of attempts allow it, and fails otherwise.
+    ///
+    /// An IMS that responds with a short `Retry-After` again and again would otherwise hold a caller
+    /// until its deadline, with one token request after the other.
+    fn decide(&self, now: Moment, want: Want, until: Moment) -> Decision {
+        let requested = self.error.is_transient() && self.error.retry_after().is_some();
+        let waited = want.joined.map_or(0, |joined| (self.flight + 1).saturating_sub(joined));
+        let allowed = want.deadline.is_some_and(|deadline| deadline > until.monotonic)
+            && waited.max(1) < want.attempts;
+        match requested && allowed {
+            true => Decision::Wait(until.monotonic),
+            false => self.fail(now, until),
+        }
+    }
+
+    fn fail(&self, now: Moment, until: Moment) -> Decision {
+        let retry_in = until.sleep_from(now);
+        Decision::Fail(match retry_in.is_zero() {
+            true => self.error.clone(),
+            false => self.error.retry_in_after(retry_in),
+        })
+    }
+}
+
+pub(super) fn shut_down() -> TokenError {
+    TokenError::new(
+        ErrorKind::Shutdown,
+        "the token source was shut down and requests no more tokens",
+    )
+}
+
+pub(super) fn lost() -> TokenError {
+    TokenError::new(
+        ErrorKind::RuntimeLost,
+        "the tokio runtime of the token request shut down before the request completed; the next \
+         caller on another runtime requests a token",
+    )
+}
+
+fn stalled() -> TokenError {
+    TokenError::new(
+        ErrorKind::RuntimeLost,
+        "the tokio runtime of the token request stalled; the next caller requests another token",
+    )
+}
+
+fn not_newer() -> TokenError {
+    TokenError::new(
+        ErrorKind::Malformed,
+        "rejected the new access token, because it has expired or is older than an earlier one",
+    )
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

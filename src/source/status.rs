@@ -1,23 +1,18 @@
-//! What a source tells about itself: for readiness probes, dashboards and logs.
+//! [`Status`]: the state of a source, for readiness probes, dashboards and logs.
 
-use std::{
-    sync::{Arc, Weak},
-    time::SystemTime,
-};
+use std::time::SystemTime;
 
-use tokio::sync::watch;
-
-use super::{shared::Shared, state::State};
+use super::state::State;
 use crate::{
     clock::Moment,
-    error::{StoreError, TokenError},
+    error::{ErrorKind, StoreError, TokenError},
 };
 
-/// What a [`TokenSource`](crate::TokenSource) knows at one moment.
+/// The state of a [`TokenSource`](crate::TokenSource) at one moment.
 ///
 /// # Example
 ///
-/// A readiness probe asks [`is_ready`](Self::is_ready): whether requests get a token at once.
+/// A readiness probe asks [`is_ready`](Self::is_ready):
 ///
 /// ```
 /// # fn readyz(tokens: &tower_adobe_auth::TokenSource) -> (u16, String) {
@@ -41,113 +36,75 @@ pub struct Status {
 }
 
 impl Status {
-    fn of<F: Clone>(state: &State<F>, now: Moment) -> Self {
+    pub(super) fn new(state: &State, now: Moment, store_error: Option<StoreError>) -> Self {
         let token = state.token(now);
         let failure = state.failure();
+        // A runtime that ended or stalled does not count as a failure of the issuer.
+        let failing = failure.filter(|failure| failure.error.kind() != ErrorKind::RuntimeLost);
         Self {
             valid_until: token.map(|(token, _)| token.expires_at()),
-            next_refresh: token.and_then(|(_, renew)| renew).map(|renew| renew.wall),
-            refreshing: state.is_flying(),
-            failing_since: failure.map(|failure| failure.since.wall),
-            failures: failure.map_or(0, |failure| failure.count),
+            next_refresh: token.and_then(|(_, refresh)| refresh).map(|refresh| refresh.wall),
+            refreshing: state.is_refreshing(),
+            failing_since: failing.map(|failure| failure.since.wall),
+            failures: failing.map_or(0, |failure| failure.count),
             last_error: failure.map(|failure| failure.error.clone()),
-            store_error: None,
+            store_error,
         }
     }
 
-    /// Whether a valid token is in hand, so that requests wait for nothing.
+    /// Returns whether a usable token is cached, so that requests are sent.
+    ///
+    /// They are sent immediately, except for up to two seconds after an API refused the token with
+    /// 401. They wait that long for its replacement, and then use the token as long as it has not
+    /// expired.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.valid_until.is_some()
     }
 
-    /// When the token in hand ends. `None` while there is no valid token.
+    /// When the cached token expires. `None` if no usable token is cached.
     #[must_use]
     pub fn valid_until(&self) -> Option<SystemTime> {
         self.valid_until
     }
 
-    /// When the token in hand is going to be renewed. `None` while there is no valid token, or
-    /// while it is being renewed.
+    /// When the cached token will be refreshed. `None` if no usable token is cached, while a refresh
+    /// is in progress, and after a shutdown.
     #[must_use]
     pub fn next_refresh(&self) -> Option<SystemTime> {
         self.next_refresh
     }
 
-    /// Whether a token request is under way.
+    /// Returns whether a refresh is in progress.
     #[must_use]
     pub fn is_refreshing(&self) -> bool {
         self.refreshing
     }
 
-    /// Since when token requests fail. `None` if the last one succeeded.
+    /// When the first of the current failures happened. `None` if the last token request succeeded.
     #[must_use]
     pub fn failing_since(&self) -> Option<SystemTime> {
         self.failing_since
     }
 
-    /// How many token requests have failed since the last one that succeeded.
+    /// How many token requests have failed in a row. A request that was lost with its runtime is not
+    /// counted.
     #[must_use]
     pub fn consecutive_failures(&self) -> u32 {
         self.failures
     }
 
-    /// Why the last token request failed. `None` if it succeeded.
+    /// The error of the last token request. `None` if it succeeded.
     #[must_use]
     pub fn last_error(&self) -> Option<&TokenError> {
         self.last_error.as_ref()
     }
 
-    /// Why the token store was of no use the last time that it was asked, so that this source went
-    /// on alone. `None` if it worked, or if there is none. No reason not to be ready.
+    /// The error of the last call of the token store, after which this source continued without the
+    /// store. `None` if that call succeeded, or if the source has no store. A store error does not
+    /// change [`is_ready`](Self::is_ready).
     #[must_use]
     pub fn store_error(&self) -> Option<&StoreError> {
         self.store_error.as_ref()
-    }
-}
-
-impl Shared {
-    pub(super) fn is_flying(&self) -> bool {
-        self.read(State::is_flying)
-    }
-
-    pub(super) fn status(&self) -> Status {
-        let now = self.now();
-        let mut status = self.read(|state| Status::of(state, now));
-        status.store_error = self.fleet.failure();
-        status
-    }
-}
-
-/// The changes of a source's [`Status`], from [`TokenSource::subscribe`].
-///
-/// It does not keep the source alive.
-///
-/// [`TokenSource::subscribe`]: crate::TokenSource::subscribe
-#[derive(Debug)]
-pub struct StatusChanges {
-    source: Weak<Shared>,
-    changes: watch::Receiver<()>,
-}
-
-impl StatusChanges {
-    pub(super) fn new(source: Weak<Shared>, changes: watch::Receiver<()>) -> Self {
-        Self { source, changes }
-    }
-
-    /// Waits for the next change and returns the status after it; `None` when the source is gone or
-    /// shut down.
-    ///
-    /// Changes that come faster than they are asked for are told as one. Time alone is no change:
-    /// a token that ends makes none. Cancel safe.
-    pub async fn changed(&mut self) -> Option<Status> {
-        // Who comes after the end is told of no change any more.
-        self.open()?;
-        self.changes.changed().await.ok()?;
-        self.open().map(|source| source.status())
-    }
-
-    fn open(&self) -> Option<Arc<Shared>> {
-        self.source.upgrade().filter(|source| !source.is_closed())
     }
 }

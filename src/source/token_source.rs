@@ -1,43 +1,53 @@
-//! [`TokenSource`]: the handle that everybody shares.
+//! [`TokenSource`]: the handle of a source, and [`StatusChanges`].
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 use super::{
+    access_token::AccessToken,
+    acquire::{self, Requirement, inside_a_runtime},
     builder::{Custom, TokenSourceBuilder},
     fetch::FetchToken,
-    flight,
-    shared::{Acquired, Seen, Shared},
-    status::{Status, StatusChanges},
+    inner::Inner,
+    status::Status,
 };
 #[cfg(feature = "reqwest")]
 use crate::error::ConfigError;
 use crate::{
+    clock::Deadline,
     credentials::{Credentials, ProvideCredentials},
     error::{ErrorKind, TokenError},
     ims::{ImsClient, ImsClientBuilder},
     telemetry::{Obtained, Telemetry},
-    token::AccessToken,
 };
 
-/// The shared access token of one credential, kept fresh.
+/// The shared access token of one credential, which refreshes itself.
 ///
-/// Clones share one token. At most one token request is under way at any moment, however many
-/// callers wait, and dropping a caller does not cancel it.
+/// Clones share one token. At most one token request is in progress at a time, however many callers
+/// wait, and dropping a caller does not cancel it.
 ///
-/// What happens when:
-/// - **No token yet, or the last one has ended:** callers wait for one flight and share its answer.
-/// - **A valid token:** it is given at once. From 23 of its 24 hours on (in general: see
-///   [`refresh_at`](TokenSourceBuilder::refresh_at)) it is renewed beside the traffic.
-/// - **IMS fails while the token lives:** callers get the old token until it ends; the renewal is
-///   retried with growing pauses.
-/// - **IMS fails and there is no token:** callers get the failure, at once while the source backs
-///   off, with the time of the next try in [`TokenError::retry_in`].
+/// - **No token yet, or an expired one:** callers wait for one refresh and share its token.
+/// - **A valid token:** callers get it immediately. After 23 of its 24 hours (in general: see
+///   [`refresh_at`](TokenSourceBuilder::refresh_at)) it is refreshed in the background.
+/// - **An API refused the token with 401:** callers wait up to two seconds for its replacement, then
+///   use the token as long as it has not expired.
+/// - **IMS fails while the token is valid:** callers get the token until it expires; the refresh is
+///   retried with exponential backoff.
+/// - **IMS fails and no usable token is cached:** callers share the failure. While the source backs
+///   off they fail immediately, with the time to the next attempt in [`TokenError::retry_in`].
 ///
-/// Nothing happens before the first caller asks. From then on the token is kept warm by a task on
-/// that caller's runtime, until the last handle is dropped; if the runtime ends, the next caller
-/// on another one takes over.
+/// Nothing happens before the first caller asks. From then on a task on the runtime of that caller
+/// keeps the token fresh, until the last handle is dropped. If that runtime ends, the next caller on
+/// another one starts the task anew. A permanent failure is retried too, at most every five minutes,
+/// so that a service recovers without traffic when a secret is corrected.
 ///
 /// # Example
 ///
@@ -58,14 +68,14 @@ pub struct TokenSource {
     handle: Arc<Handle>,
 }
 
-/// Ends the background work when the last handle is gone.
+/// Ends the background work when the last handle of a source is dropped.
 struct Handle {
-    shared: Arc<Shared>,
+    inner: Arc<Inner>,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.close();
+        self.inner.close();
     }
 }
 
@@ -74,279 +84,275 @@ impl TokenSource {
     ///
     /// # Errors
     ///
-    /// If a field of `credentials` is empty or cannot be sent, or if the HTTP client cannot be
-    /// made.
+    /// If a field of `credentials` is empty or contains characters that cannot be sent, or if the HTTP
+    /// client cannot be built.
     #[cfg(feature = "reqwest")]
     pub fn new(credentials: Credentials) -> Result<Self, ConfigError> {
         Self::builder(credentials).build()
     }
 
-    /// A source of tokens from IMS, to be configured.
+    /// A builder for a source of tokens from IMS.
     ///
-    /// Without the feature `reqwest`, an HTTP client has to be given to it: by
-    /// [`map_ims`](TokenSourceBuilder::map_ims), with `|ims| ims.transport(client)`.
+    /// Without the feature `reqwest`, set an HTTP client with
+    /// [`map_ims`](TokenSourceBuilder::map_ims)`(|ims| ims.transport(client))`.
     pub fn builder(credentials: Credentials) -> TokenSourceBuilder<ImsClientBuilder> {
         TokenSourceBuilder::new(ImsClient::builder(credentials))
     }
 
-    /// A source of tokens from IMS whose credentials are asked for anew for each token request, to
-    /// be configured.
+    /// A builder for a source of tokens from IMS. Its credentials are read from `provider` for each
+    /// token request.
     pub fn builder_from_provider(
         provider: impl ProvideCredentials,
     ) -> TokenSourceBuilder<ImsClientBuilder> {
         TokenSourceBuilder::new(ImsClient::builder_from_provider(provider))
     }
 
-    /// A source of tokens from elsewhere, with the default settings.
+    /// A source of tokens that `fetcher` fetches, with the default settings.
     pub fn from_fetcher(fetcher: impl FetchToken) -> Self {
         Self::builder_from_fetcher(fetcher).start()
     }
 
-    /// A source of tokens from elsewhere, to be configured.
+    /// A builder for a source of tokens that `fetcher` fetches.
     pub fn builder_from_fetcher<F: FetchToken>(fetcher: F) -> TokenSourceBuilder<Custom<F>> {
         TokenSourceBuilder::new(Custom(fetcher))
     }
 
-    pub(super) fn from_shared(shared: Shared) -> Self {
-        Self { handle: Arc::new(Handle { shared: Arc::new(shared) }) }
+    pub(super) fn from_inner(inner: Inner) -> Self {
+        Self { handle: Arc::new(Handle { inner: Arc::new(inner) }) }
     }
 
-    /// The access token: at once if a valid one is in hand, else when the flight has brought it.
-    ///
-    /// Cancel safe: the flight goes on for the others, and for the next caller.
+    /// Returns the access token: immediately if a valid one is cached, otherwise as soon as a refresh
+    /// completes.
     ///
     /// # Errors
     ///
-    /// If no valid token is in hand and none could be had within the
-    /// [`acquire_timeout`](TokenSourceBuilder::acquire_timeout). One failure is shared by all who
-    /// waited for it.
+    /// If no usable token is cached and the refresh failed, or no token came within the
+    /// [`acquire_timeout`](TokenSourceBuilder::acquire_timeout). Callers who wait for the same
+    /// refresh share its failure.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future does not cancel the refresh, which serves the other callers and the next
+    /// one.
     pub async fn token(&self) -> Result<AccessToken, TokenError> {
-        match self.shared().ready() {
-            Some(token) => Ok(token),
-            None => self.acquire(Duration::ZERO, self.shared().settings.acquire_timeout).await,
-        }
+        self.acquire(Duration::ZERO, self.deadline(None)).await
     }
 
-    /// The access token if a valid one is in hand. Never waits.
+    /// Returns the access token if a usable one is cached, also one that an API refused. Never waits.
     ///
-    /// Inside a Tokio runtime it starts a flight if one is due: the first, or a renewal.
+    /// Inside a Tokio runtime it starts a refresh if one is due or no usable token is cached.
     #[must_use]
     pub fn try_token(&self) -> Option<AccessToken> {
-        self.shared().ready().or_else(|| self.acquire_now(Duration::ZERO))
-    }
-
-    /// A token that lives for at least `min_lifetime`, if one is in hand; else a flight is started.
-    pub(crate) fn acquire_now(&self, min_lifetime: Duration) -> Option<AccessToken> {
-        match self.shared().acquire(self.shared().now(), min_lifetime) {
-            Ok(Acquired::Token(token)) => Some(token),
-            Ok(Acquired::Flight(_)) | Err(_) => None,
-        }
+        self.acquire_now(Duration::ZERO)
     }
 
     /// Starts to fetch the first token, so that a service is ready before its first request.
     ///
-    /// Does not wait; [`status`](Self::status) tells how it went. A transient failure is tried
-    /// again until there is a token, unless the source refreshes on demand only. Does nothing if a token is in hand, or outside a runtime.
+    /// Does not wait; [`status`](Self::status) shows the result. A failure is retried in the
+    /// background until there is a token, unless the source refreshes on demand only. Does nothing if
+    /// a usable token is cached, or outside of a runtime.
     pub fn warm_up(&self) {
         let _ = self.try_token();
     }
 
-    /// The token that may be sent now, if one is in hand, for a reader that comes again and again.
-    #[inline]
-    pub(crate) fn try_token_again(&self, seen: &mut Seen) -> Option<AccessToken> {
-        self.shared().ready_again(seen)
-    }
-
-    /// A token that lives for at least `min_lifetime`, if one is in hand.
-    pub(crate) fn try_token_for(&self, min_lifetime: Duration) -> Option<AccessToken> {
-        let token = self.shared().ready()?;
-        // Without a wish nothing more needs to be read of the clocks.
-        let enough = min_lifetime.is_zero()
-            || token.expires().remaining(self.shared().now()) >= min_lifetime;
-        enough.then_some(token)
-    }
-
-    pub(crate) fn acquire_timeout(&self) -> Duration {
-        self.shared().settings.acquire_timeout
-    }
-
-    /// Gets a new token now, although the one in hand may be good; joins the flight under way, if
-    /// there is one. Others go on with the token in hand meanwhile.
-    ///
-    /// Cancel safe: the flight goes on.
+    /// Requests a new token now, although the cached one may be valid, or joins the refresh in
+    /// progress. Other callers use the cached token meanwhile.
     ///
     /// # Errors
     ///
-    /// If no token could be had, or if the source is backing off after a failure.
+    /// If the refresh fails, if the source is backing off after a failure, or if no new token came
+    /// within the [`acquire_timeout`](TokenSourceBuilder::acquire_timeout).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future does not cancel the refresh.
     pub async fn refresh(&self) -> Result<AccessToken, TokenError> {
-        let limit = self.shared().settings.acquire_timeout;
-        let refreshed = async {
-            match self.shared().refresh(self.shared().now())? {
-                Acquired::Token(token) => Ok(token),
-                Acquired::Flight(joined) => flight::join(joined).await,
-            }
-        };
         inside_a_runtime()?;
-        let _waiting = self.shared().waits();
-        timeout(limit, refreshed).await.unwrap_or_else(|_| Err(self.gave_up(limit)))
+        let newer_than = Some(self.inner().snapshot().state.newest());
+        let requirement = Requirement { newer_than, ..Requirement::default() };
+        acquire::acquire(self.inner(), requirement, self.deadline(None)).await
     }
 
-    /// Never gives out `token` again. If a newer token is in hand already, that one is kept.
+    /// Drops `token` from the cache, so that the next caller waits for a new one. A newer token that is
+    /// cached already is kept.
     ///
-    /// The next caller waits for a new one: called for each failure of an API, this costs a token
-    /// each time. For a token that *may* be bad there is no need to call
-    /// this.
+    /// For a token that is *known* to be revoked. Do not call this for each failure of an API: each
+    /// call costs a token request, and the layer recovers from 401s by itself.
     pub fn invalidate(&self, token: &AccessToken) {
-        self.shared().drop_token(token);
+        self.inner().invalidate(token);
     }
 
     /// Ends the background work of this source for all its handles, and waits until it has ended.
     ///
-    /// A token request under way is dropped, and who waits for it gets an error of the kind
-    /// [`Shutdown`](ErrorKind::Shutdown). A valid token in hand is given out until it ends; no new
-    /// one is fetched. To drop the last handle does the same, without waiting.
-    ///
-    /// Cancel safe: the shutdown goes on.
+    /// A refresh in progress is cancelled. A usable token that is cached is given out until it
+    /// expires; after that callers fail with [`ErrorKind::Shutdown`]. Dropping the last handle does
+    /// the same without waiting.
     ///
     /// # Errors
     ///
-    /// If the work has not ended within the [`acquire_timeout`](TokenSourceBuilder::acquire_timeout):
-    /// it was started on a runtime that is kept but not driven. Outside of a runtime nothing can be
-    /// waited for: the work is told to end all the same.
+    /// If the work has not ended within the [`acquire_timeout`](TokenSourceBuilder::acquire_timeout),
+    /// because its runtime exists but is not driven. Outside of a Tokio runtime the work ends too,
+    /// but the call cannot wait for its end and returns [`ErrorKind::NoRuntime`].
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future does not cancel the shutdown.
     pub async fn shutdown(&self) -> Result<(), TokenError> {
         self.close();
         inside_a_runtime()?;
         self.ended(Instant::now()).await
     }
 
-    /// Waits for the end of the background work, which was told to end at `since`.
+    /// Waits for the end of the background work after a [`close`](Self::close) at `since`.
+    ///
+    /// # Errors
+    ///
+    /// If the work has not ended within the `acquire_timeout`, counted from `since`.
     pub(super) async fn ended(&self, since: Instant) -> Result<(), TokenError> {
-        let limit = self.shared().settings.acquire_timeout;
-        let patience = limit.saturating_sub(since.elapsed());
-        timeout(patience, self.shared().tasks_ended()).await.map_err(|_| {
+        let limit = self.inner().settings.acquire_timeout;
+        let left = limit.saturating_sub(since.elapsed());
+        timeout(left, self.inner().tasks_ended()).await.map_err(|_| {
             TokenError::new(
                 ErrorKind::AcquireTimeout,
-                format!("the background work has not ended within {limit:?}"),
+                format!(
+                    "the background work of the token source has not ended within {limit:?}; it ends \
+                     when its runtime is driven again or dropped"
+                ),
             )
         })
     }
 
-    /// Tells the background work to end, and waits for nothing.
+    /// Ends the background work, without waiting for its end.
     pub(super) fn close(&self) {
-        self.shared().close();
+        self.inner().close();
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.shared().is_closed()
+        self.inner().is_closed()
     }
 
-    /// Whether there are other handles of this source.
-    pub(super) fn is_shared(&self) -> bool {
+    /// Returns whether there are other handles of this source.
+    pub(super) fn has_other_handles(&self) -> bool {
         Arc::strong_count(&self.handle) > 1
     }
 
-    /// Counts a request that is sent with `token`.
-    #[inline]
-    pub(crate) fn count_sent(&self, token: &AccessToken, how: Obtained) {
-        if Telemetry::COUNTS {
-            self.shared().sent(token, how);
-        }
-    }
-
-    pub(crate) fn telemetry(&self) -> &Telemetry {
-        self.shared().telemetry()
-    }
-
-    /// What the source knows now: whether a valid token is in hand, until when, and what failed.
+    /// The state of the source now: until when a usable token is cached, and what failed.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.shared().status()
+        self.inner().status()
     }
 
     /// The changes of [`status`](Self::status) from now on.
     #[must_use]
     pub fn subscribe(&self) -> StatusChanges {
-        StatusChanges::new(Arc::downgrade(self.shared()), self.shared().subscribe())
+        StatusChanges { source: Arc::downgrade(self.inner()), changes: self.inner().subscribe() }
     }
 
-    /// A token that lives for at least `min_lifetime`, within `limit`.
-    pub(crate) async fn acquire(
-        &self,
-        min_lifetime: Duration,
-        limit: Duration,
-    ) -> Result<AccessToken, TokenError> {
-        let acquired = self.shared().acquire(self.shared().now(), min_lifetime)?;
-        let joined = match acquired {
-            Acquired::Token(token) => return Ok(token),
-            Acquired::Flight(joined) => joined,
-        };
-        inside_a_runtime()?;
-        let _waiting = self.shared().waits();
-        timeout(limit, self.wait(min_lifetime, joined))
-            .await
-            .unwrap_or_else(|_| Err(self.gave_up(limit)))
-    }
-
-    async fn wait(
-        &self,
-        min_lifetime: Duration,
-        mut joined: flight::Joined,
-    ) -> Result<AccessToken, TokenError> {
-        // A flight joined late may bring a token that ends too early for this caller, and one
-        // that was lost with its runtime says nothing about IMS: then it flies once more.
-        for _ in 0..2 {
-            match flight::join(joined).await {
-                Err(error) if error.kind() != ErrorKind::RuntimeLost => return Err(error),
-                _ => {}
-            }
-            joined = match self.shared().acquire(self.shared().now(), min_lifetime)? {
-                Acquired::Token(token) => return Ok(token),
-                Acquired::Flight(joined) => joined,
-            };
-        }
-        flight::join(joined).await?;
-        match self.shared().acquire(self.shared().now(), min_lifetime)? {
-            Acquired::Token(token) => Ok(token),
-            Acquired::Flight(_) => Err(TokenError::new(
-                ErrorKind::Malformed,
-                "the access tokens end before they can be used",
-            )),
-        }
-    }
-
-    fn gave_up(&self, limit: Duration) -> TokenError {
-        let flight = if self.shared().is_flying() {
-            "the token request goes on"
-        } else {
-            "no token request is under way"
-        };
-        let message = format!("no access token was had within {limit:?}; {flight}");
-        match self.shared().status().last_error() {
-            Some(error) => {
-                TokenError::with_source(ErrorKind::AcquireTimeout, message, error.clone())
-            }
-            None => TokenError::new(ErrorKind::AcquireTimeout, message),
-        }
-    }
-
-    fn shared(&self) -> &Arc<Shared> {
-        &self.handle.shared
+    fn inner(&self) -> &Arc<Inner> {
+        &self.handle.inner
     }
 }
 
-/// A timer outside of a runtime would panic.
-pub(super) fn inside_a_runtime() -> Result<(), TokenError> {
-    tokio::runtime::Handle::try_current().map(drop).map_err(|error| {
-        TokenError::with_source(
-            ErrorKind::NoRuntime,
-            "a token can only be waited for inside a tokio runtime",
-            error,
-        )
-    })
+/// The methods that the middleware uses.
+impl TokenSource {
+    /// The token for a request that is sent immediately, and counts the request. `None` if the
+    /// request has to wait.
+    #[inline]
+    pub(crate) fn cached(&self) -> Option<AccessToken> {
+        acquire::cached(self.inner())
+    }
+
+    /// [`cached`](Self::cached) with at least this remaining lifetime.
+    pub(crate) fn cached_for(&self, min_lifetime: Duration) -> Option<AccessToken> {
+        acquire::cached_for(self.inner(), min_lifetime)
+    }
+
+    /// A usable token, if one is cached. Does not wait. Starts a refresh if one is due or no usable
+    /// token is cached.
+    pub(crate) fn acquire_now(&self, min_lifetime: Duration) -> Option<AccessToken> {
+        acquire::try_acquire(self.inner(), Requirement { min_lifetime, ..Requirement::default() })
+    }
+
+    /// Returns a usable token, and waits for one until the deadline.
+    ///
+    /// # Errors
+    ///
+    /// As [`token`](Self::token).
+    pub(crate) async fn acquire(
+        &self,
+        min_lifetime: Duration,
+        deadline: Deadline,
+    ) -> Result<AccessToken, TokenError> {
+        let requirement = Requirement { min_lifetime, ..Requirement::default() };
+        acquire::acquire(self.inner(), requirement, deadline).await
+    }
+
+    /// A token newer than `refused`, for which the caller waits until the deadline while it is being
+    /// requested.
+    ///
+    /// # Errors
+    ///
+    /// If no newer token comes: the refresh failed, or the 401 was not believed.
+    pub(crate) async fn acquire_another(
+        &self,
+        refused: &AccessToken,
+        min_lifetime: Duration,
+        deadline: Deadline,
+    ) -> Result<AccessToken, TokenError> {
+        let newer_than = Some(refused.stamp());
+        let requirement = Requirement { min_lifetime, newer_than, after_refusal: true };
+        acquire::acquire(self.inner(), requirement, deadline).await
+    }
+
+    /// The deadline of a caller who waits from now on, by default for the source's
+    /// [`acquire_timeout`](TokenSourceBuilder::acquire_timeout).
+    pub(crate) fn deadline(&self, limit: Option<Duration>) -> Deadline {
+        Deadline::after(limit.unwrap_or(self.inner().settings.acquire_timeout))
+    }
+
+    /// Counts a request that is sent with `token` after a wait.
+    pub(crate) fn count_sent(&self, token: &AccessToken, how: Obtained) {
+        self.inner().count_sent(token, how);
+    }
+
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        &self.inner().telemetry
+    }
 }
 
 impl fmt::Debug for TokenSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TokenSource").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+/// The changes of a source's [`Status`], from [`TokenSource::subscribe`].
+///
+/// It does not keep the source alive.
+#[derive(Debug)]
+pub struct StatusChanges {
+    source: Weak<Inner>,
+    changes: watch::Receiver<()>,
+}
+
+impl StatusChanges {
+    /// Waits for the next change and returns the status after it; `None` once the source is dropped
+    /// or shut down.
+    ///
+    /// Changes in quick succession are reported as one. The expiry of a token is not reported, because
+    /// only time has passed and the source has not changed.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses no change.
+    pub async fn changed(&mut self) -> Option<Status> {
+        // After a shutdown there are no further changes.
+        self.open()?;
+        self.changes.changed().await.ok()?;
+        self.open().map(|source| source.status())
+    }
+
+    fn open(&self) -> Option<Arc<Inner>> {
+        self.source.upgrade().filter(|source| !source.is_closed())
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{Lease, Saved, StoredToken, TokenStore};
-use crate::{clock::FAR, error::StoreError};
+use crate::{clock::MAX_LIFETIME, error::StoreError};
 
 /// A [`TokenStore`] within one process, for tests and as a model of a store. Clones share it.
 ///
@@ -85,7 +85,7 @@ impl TokenStore for MemoryStore {
             if !newer {
                 return Saved::Superseded;
             }
-            let until = now + token.ttl().unwrap_or(Duration::from_secs(86_400)).min(FAR);
+            let until = now + token.ttl().unwrap_or(Duration::from_secs(86_400)).min(MAX_LIFETIME);
             entry.kept = Some((token.clone(), until));
             Saved::Saved
         });
@@ -107,7 +107,7 @@ impl TokenStore for MemoryStore {
             let kept = entry.kept.as_ref().map_or(0, |(kept, _)| kept.version());
             entry.granted = entry.granted.max(kept).max(above) + 1;
             let lease = Lease::new(owner, entry.granted);
-            entry.lease = Some((lease.clone(), now + ttl.min(FAR)));
+            entry.lease = Some((lease.clone(), now + ttl.min(MAX_LIFETIME)));
             Some(lease)
         }))
     }

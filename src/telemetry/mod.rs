@@ -1,39 +1,51 @@
-//! What the crate tells of itself: the names of its spans, events and metrics.
+//! The names of the crate's spans, events and metrics.
 //!
-//! They are part of the public face: a change of one is a breaking change.
+//! The names of spans, fields and metrics, and the values of `event`, are part of the public interface:
+//! changing one is a breaking change. Messages may change.
 //!
 //! # Spans and events
 //!
-//! All go to [`tracing`], with targets that begin with `tower_adobe_auth`. None holds a token or a
-//! secret. Durations are seconds, as floating-point numbers.
+//! Spans and events go to [`tracing`], with targets that begin with `tower_adobe_auth`. None holds a
+//! token or a secret. Durations are seconds, as floating-point numbers.
 //!
-//! The span **`token_refresh`** (`info`) is one flight, from its start to its end. It is the root of
-//! its trace: a flight belongs to the source and not to the caller who came first, whose span it
-//! follows from. Its fields:
+//! The span **`token_refresh`** (`info`) is one refresh, from its start to its end. It is the root of
+//! its trace, because a refresh serves every caller; it follows from the span of the caller that started
+//! it. Its fields:
 //!
-//! | field | what |
+//! | field | meaning |
 //! | --- | --- |
 //! | `source` | the [name](crate::TokenSourceBuilder::name) of the source |
-//! | `flight` | the number of the flight, counting up from 1 for each source |
-//! | `attempt` | how many attempts it took |
+//! | `flight` | the number of the refresh, starting at 1 for each source |
+//! | `attempt` | the number of its attempts |
 //! | `outcome` | `success`; `shared` (the token of another process, from the token store); or the kind of the error: [`ErrorKind::as_str`](crate::ErrorKind::as_str) |
-//! | `duration` | how long the flight took |
-//! | `expires_in` | how long the token lives that it brought |
-//! | `waiters` | how many callers waited for it when it ended |
+//! | `duration` | how long the refresh took |
+//! | `expires_in` | the lifetime of the token that it brought |
+//! | `waiters` | how many callers waited for a token when it ended |
 //! | `otel.kind`, `otel.status_code` | `client`; `ERROR` if it failed: read by `tracing-opentelemetry` |
 //!
-//! | event | level | fields beside the span's |
+//! Events of a refresh are inside its span.
+//!
+//! | `event` | level | message | further fields |
+//! | --- | --- | --- | --- |
+//! | `token_obtained` | `info` | obtained an access token | `attempt`, `duration`, `expires_in`, `generation` |
+//! | `token_shared` | `info` | took the access token of another process from the store | `version`, `expires_in`, `generation` |
+//! | `attempt_failed` | `warn` | could not obtain an access token | `attempt`, `error`, `next_attempt_in` |
+//! | `attempt_retried` | `debug` | retrying the token request | `attempt`, `pause` |
+//! | `attempt_repeated` | `debug` | the process stood still during a token request; repeating the request | |
+//! | `refresh_lost` | `warn` | a token refresh was lost with its runtime; the next caller starts another one | `error` |
+//! | `refresh_stalled` | `warn` | a token refresh was given up, because its runtime stalled; another one can start | `source` |
+//! | `credentials_changed` | `debug` | the credentials have changed; requesting a token with the new ones | `source` |
+//! | `changed_panicked` | `warn` | waiting for a change of the credentials panicked; waiting again | `source` |
+//! | `token_refused` | `warn` | an API refused the access token; requesting a new one | `source`, `generation` |
+//! | `refusal_ignored` | `debug` | an API refused an access token; the token stays in use | `source`, `generation` |
+//!
+//! The remaining events have no such field yet:
+//!
+//! | message | level | fields |
 //! | --- | --- | --- |
-//! | `fetched an access token` | `info` | `attempt`, `duration`, `expires_in`, `generation` |
-//! | `could not fetch an access token` | `warn` | `attempt`, `error`, `next_try_in` |
-//! | `trying again` | `debug` | `attempt`, `delay` |
-//! | `a token request ended without an answer` | `warn` | `error` |
-//! | `an API refused the access token; it is being replaced` | `warn` | `generation` |
-//! | `an API refused an access token; this says nothing about the token` | `debug` | |
-//! | `no token for a host that is not allowed` | `debug` | `host` |
-//! | `no token for a request that does not say where it goes` | `debug` | |
-//! | `not a host name: this allows nothing` | `warn` | `host` |
-//! | `took the access token of another process from the store` | `info` | `version`, `expires_in`, `generation` |
+//! | `passed a request through, because its host is not allowed` | `debug` | `host` |
+//! | `passed a request through, because it names no host` | `debug` | |
+//! | `ignored an allow-list entry that is not a host name; the allow-list is unchanged` | `warn` | `host` |
 //! | `could not fetch an access token; using the one in the store` | `warn` | `error` |
 //! | `another process asks for an access token; waiting for it` | `debug` | |
 //! | `the token store failed; going on without it` | `warn` | `operation`, `error` |
@@ -47,31 +59,31 @@
 //!
 //! # Metrics
 //!
-//! With the feature `metrics` they go to the recorder of the
-//! [`metrics`](https://docs.rs/metrics) crate that is installed **when the source is built**:
-//! install it first. All series of the source are there from then on, at 0. Each has the label
-//! `source`, the [name](crate::TokenSourceBuilder::name) of the source. The names are the constants of
-//! this module:
+//! With the feature `metrics` the metrics go to the recorder of the
+//! [`metrics`](https://docs.rs/metrics) crate that is installed **when the source is built**, so install
+//! the recorder first. All series of the source exist from then on, at 0, so that `increase()` misses no
+//! first event. Each has the label `source`, the [name](crate::TokenSourceBuilder::name) of the source.
+//! The constants of this module hold the names:
 //!
 //! | metric | type | labels beside `source`, and what it counts |
 //! | --- | --- | --- |
-//! | `adobe_auth_requests_total` | counter | `token`, how the request got its token: `at_once`; `stale` (at once, one that is due for renewal); `waited`; `replayed` (sent once more after a 401, counted beside its first time); `passed_through` (none: not an allowed host, or opted out); `failed` (not sent: no token could be had, the caller gave up first, the service failed after the wait, or it would have gone in clear) |
-//! | `adobe_auth_token_remaining_seconds` | histogram | the remaining life of the tokens that were sent |
-//! | `adobe_auth_refreshes_total` | counter | flights by `outcome`, as in the span: `success` is a token that this process has asked for itself |
-//! | `adobe_auth_refresh_duration_seconds` | histogram | how long flights took |
-//! | `adobe_auth_token_expiry_seconds` | gauge | the remaining life of the token in hand, 0 if there is none or the source was shut down; brought up to date at each change, and at least once a minute while the token is kept warm |
-//! | `adobe_auth_waiters` | gauge | callers that wait for a flight now |
-//! | `adobe_auth_unauthorized_total` | counter | `verdict`: 401s that had the token replaced (`replaced`), or that said nothing about it (`ignored`) |
-//! | `adobe_auth_recoveries_total` | counter | `outcome` of requests that were refused and could be replayed: `recovered`, `refused_again`, `no_new_token`; not counted if the second try has no answer |
-//! | `adobe_auth_store_total` | counter | what was asked of the token store, each `operation` with its `outcome`: `load` (`hit`; `stale`, not newer than what is in hand or due for renewal; `miss`; `unreadable`), `lease` (`granted`, `held` by another), `save` (`saved`, `superseded`), `release` (`released`); and of each `failed` or `timeout` |
+//! | `adobe_auth_requests_total` | counter | requests by `token`, how the request got its token: `at_once` (a cached token, immediately); `stale` (immediately, but the token is due for refresh); `waited`; `replayed` (sent once more after a 401, in addition to its first time); `passed_through` (without a token: the host is not allowed, or the request opted out); `failed` (not sent: no token could be obtained, the caller gave up first, the inner service failed after the wait, or the URI is plain `http`) |
+//! | `adobe_auth_token_remaining_seconds` | histogram | the remaining lifetime of each token that was sent |
+//! | `adobe_auth_refreshes_total` | counter | refreshes by `outcome`, as in the span; `success` is a token that this process requested itself |
+//! | `adobe_auth_refresh_duration_seconds` | histogram | the duration of each refresh |
+//! | `adobe_auth_token_expiry_seconds` | gauge | the remaining lifetime of the cached token; 0 without a usable one, and after a shutdown. Updated at each change, and at least once a minute while the token is refreshed in the background |
+//! | `adobe_auth_waiters` | gauge | callers that wait for a token now |
+//! | `adobe_auth_unauthorized_total` | counter | 401s by `verdict`: `replaced` (the token became suspect, and a refresh starts), or `ignored` |
+//! | `adobe_auth_recoveries_total` | counter | requests that were refused and could be replayed, by `outcome`: `recovered`, `refused_again`, `no_new_token`. A replay without a response is not counted |
+//! | `adobe_auth_store_total` | counter | operations of the token store by `operation` and `outcome`: `load` (`hit`; `stale`, not newer than the cached token or due for refresh; `miss`; `unreadable`), `lease` (`granted`; `held` by another process), `save` (`saved`, `superseded`), `release` (`released`); each of them also `failed` and `timeout` |
 //!
 //! Sources of the same name share their series: counters add up, and the expiry is that of the source
-//! that changed last. What passes through, or would have gone in clear, is counted for the source of the
-//! layer.
+//! that changed last. Requests that pass through, or fail because their URI is plain `http`, count for
+//! the source of the layer.
 //!
-//! A request with a valid token then costs two readings of the clock more, about 100 ns as measured, and
-//! two updates of the recorder's. A Grafana dashboard of these names stands in the repository, in
-//! `docs/grafana-dashboard.json`.
+//! A request with a valid token costs two updates of the recorder more than without the feature. Its
+//! remaining lifetime is that of the last expiry check, at most one tick of the kernel's clock (1 to 10
+//! ms) ago. The repository has a Grafana dashboard for these names, `docs/grafana-dashboard.json`.
 //!
 //! ```
 //! # #[cfg(feature = "metrics")] {
@@ -83,7 +95,10 @@
 mod recorder;
 #[cfg(not(feature = "metrics"))]
 mod silent;
+mod span;
 
+#[cfg(all(feature = "store", feature = "metrics"))]
+pub(crate) use self::recorder::StoreTelemetry;
 #[cfg(feature = "metrics")]
 pub(crate) use self::recorder::Telemetry;
 #[cfg(feature = "metrics")]
@@ -91,8 +106,11 @@ pub use self::recorder::{
     EXPIRY, RECOVERIES, REFRESH_DURATION, REFRESHES, REMAINING, REQUESTS, STORE, UNAUTHORIZED,
     WAITERS,
 };
+#[cfg(all(feature = "store", not(feature = "metrics")))]
+pub(crate) use self::silent::StoreTelemetry;
 #[cfg(not(feature = "metrics"))]
 pub(crate) use self::silent::Telemetry;
+pub(crate) use self::span::{RefreshSpan, quietly};
 
 /// How a request got its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +121,7 @@ pub(crate) enum Obtained {
     Replayed,
 }
 
-/// What became of a request that was refused and could be sent once more.
+/// The outcome of a request that was refused and could be sent once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Recovery {
     Recovered,

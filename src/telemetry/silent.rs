@@ -1,4 +1,4 @@
-//! No metrics: the feature is off.
+//! No metrics: the feature `metrics` is disabled.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use super::{Obtained, Recovery};
 pub(crate) struct Telemetry;
 
 impl Telemetry {
-    /// Whether somebody wants to know the life of each token that is sent.
+    /// `true` if the remaining lifetime of each token that is sent is recorded.
     pub(crate) const COUNTS: bool = false;
 
     pub(crate) fn new(_source: &Arc<str>, _shares: bool) -> Self {
@@ -23,18 +23,26 @@ impl Telemetry {
 
     pub(crate) fn refreshed(&self, _outcome: &'static str, _duration: Duration) {}
 
-    pub(crate) fn expiry(&self, _remaining: impl FnOnce() -> Duration) {}
+    pub(crate) fn expiry(&self, _remaining: Duration) {}
 
-    pub(crate) fn begins_to_wait(&self) {}
+    pub(crate) fn waiter_added(&self) {}
 
-    pub(crate) fn ends_to_wait(&self) {}
+    pub(crate) fn waiter_removed(&self) {}
 
     pub(crate) fn unauthorized(&self, _replaced: bool) {}
 
     pub(crate) fn recovery(&self, _outcome: Recovery) {}
 }
 
+/// Counts nothing.
 #[cfg(feature = "store")]
-impl Telemetry {
+pub(crate) struct StoreTelemetry;
+
+#[cfg(feature = "store")]
+impl StoreTelemetry {
+    pub(crate) fn new(_source: &Arc<str>) -> Self {
+        Self
+    }
+
     pub(crate) fn stored(&self, _operation: &'static str, _outcome: &'static str) {}
 }

@@ -7,9 +7,8 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    fleet::Common,
+    common::Common,
     look::CLOCKS_DIFFER,
-    shared::Shared,
     visit::{Owed, Visit},
 };
 use crate::{
@@ -89,40 +88,34 @@ impl Notice {
     }
 }
 
-impl Visit {
+impl Visit<'_> {
     /// What IMS told another process, if it still holds.
-    pub(super) async fn notice(
-        &mut self,
-        shared: &Shared,
-        common: &Common,
-        name: &str,
-    ) -> Option<TokenError> {
+    pub(super) async fn notice(&mut self, name: &str) -> Option<TokenError> {
+        let common = self.common;
         let name = key(name);
-        let stored = self.call(shared, "load", || common.store.load(&name)).await??;
+        let stored = self.call("load", || common.store.load(&name)).await??;
         // One that cannot be read is none: it is soon over.
         let notice: Notice = open(&name, &stored, &common.keys).ok()?;
-        let most = shared.settings.backoff.retry_after_cap;
-        notice.read(shared.now().wall, stored.ttl(), most)
+        notice.read(common.now().wall, stored.ttl(), common.retry_after_cap)
     }
 
     /// Tells the others what IMS told us. We leave it alone for `delay`, and the others for less: one of
     /// them is to have the next try. Its way to IMS may be better, if it was not IMS that spoke.
     pub(super) async fn tell_others(
         &mut self,
-        shared: &Shared,
-        common: &Common,
         (name, lease): &Owed,
         error: &TokenError,
         delay: Duration,
     ) {
+        let common: &Common = self.common;
         let asked = error.retry_after().unwrap_or_default();
         let holds = asked.clamp(delay / 2, delay);
-        let Some(notice) = Notice::new(error, shared.now().wall, holds) else { return };
+        let Some(notice) = Notice::new(error, common.now().wall, holds) else { return };
         let name = key(name);
         let saved = async || {
             let stored = seal(&name, lease.version(), notice, &common.keys);
             common.store.save(&name, &stored.map_err(StoreError::new)?.with_ttl(holds)).await
         };
-        let _ = self.call(shared, "save", saved).await;
+        let _ = self.call("save", saved).await;
     }
 }

@@ -1,7 +1,7 @@
 //! [`TokenSources`]: one source for each tenant.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     hash::Hash,
     mem,
@@ -10,24 +10,28 @@ use std::{
 };
 
 use tokio::{
-    runtime::Handle,
-    time::{Instant, sleep},
+    runtime::{Handle, Id},
+    time::Instant,
 };
 
-use super::token_source::{TokenSource, inside_a_runtime};
-use crate::error::{ConfigError, TokenError};
+use super::{acquire::inside_a_runtime, token_source::TokenSource};
+use crate::{
+    clock::timer,
+    error::{ConfigError, TokenError},
+};
 
 /// A [`TokenSource`] for each key: one client for many Adobe organizations.
 ///
-/// A source is made when its key is first asked for. A request names it by an extension, and then
-/// has its token, its `x-api-key` and its `x-gw-ims-org-id`.
+/// The first [`get`](Self::get) of a key makes its source. A request carries the source as an
+/// extension, and is then sent with that source's token, `x-api-key` and `x-gw-ims-org-id`.
 ///
-/// At most [`capacity`](Self::with_capacity) sources are held: a further one takes the place of the
-/// one that was not asked for longest. One that nobody has asked for in
-/// [`idle_timeout`](Self::with_idle_timeout), and whose handles elsewhere are gone, is dropped, which
-/// ends its background work. Requests that still hold a dropped source go on with it; who asks for
-/// its key again gets a new source, and costs IMS a new token: choose the capacity above the number
-/// of tenants that are active at a time.
+/// At most [`capacity`](Self::with_capacity) sources are held. A further one replaces the least
+/// recently used one. A source without other handles is dropped when
+/// [`idle_timeout`](Self::with_idle_timeout) has passed since its last use. Dropping a source ends its
+/// background work; requests that still hold a handle keep using it.
+///
+/// A source that was dropped and is made again requests a new token from IMS. Choose a capacity above
+/// the number of tenants that are active at the same time.
 ///
 /// Clones share their sources.
 ///
@@ -73,25 +77,28 @@ type Make<K> = dyn Fn(&K) -> Result<TokenSource, ConfigError> + Send + Sync;
 
 struct Held<K> {
     entries: HashMap<K, Entry>,
-    /// Whether a task drops what is idle.
-    swept: bool,
+    /// The runtimes on which a task drops idle sources. Each runtime has its own task, because the task
+    /// of a runtime that is kept but not driven stands still.
+    sweepers: HashSet<Id>,
 }
 
+/// A source, and when it was last used.
 struct Entry {
     source: TokenSource,
     used: Instant,
 }
 
-/// The least time between two looks for what is idle.
-const LEAST_PAUSE: Duration = Duration::from_millis(10);
+/// The shortest pause between two searches for idle sources, so that an idle timeout of zero does not
+/// make the task spin.
+const MIN_PAUSE: Duration = Duration::from_millis(10);
 
 impl<K: Clone + Eq + Hash + Send + 'static> TokenSources<K> {
-    /// Sources that `make` makes. It is called outside of any lock, so it may be called twice at
-    /// once for one key: one of the two sources is kept, and the other one dropped unused.
+    /// Makes each source with `make`. No lock is held during the call, so two threads may make a source
+    /// for one key concurrently: one of the two is kept, and the other is dropped unused.
     pub fn new(
         make: impl Fn(&K) -> Result<TokenSource, ConfigError> + Send + Sync + 'static,
     ) -> Self {
-        let held = Held { entries: HashMap::new(), swept: false };
+        let held = Held { entries: HashMap::new(), sweepers: HashSet::new() };
         Self {
             make: Arc::new(make),
             capacity: 1_000,
@@ -100,51 +107,48 @@ impl<K: Clone + Eq + Hash + Send + 'static> TokenSources<K> {
         }
     }
 
-    /// Sets how many sources are held at most. Default: 1,000; at least 1. Not for clones that
-    /// were made before.
+    /// Sets how many sources are held at most. Default: 1,000; at least 1. Clones that were made before
+    /// keep their value.
     #[must_use]
     pub fn with_capacity(mut self, capacity: usize) -> Self {
         self.capacity = capacity.max(1);
         self
     }
 
-    /// Sets after how long without being asked for a source is dropped. Default: one hour. Not for
-    /// clones that were made before.
+    /// Sets how long after its last use a source is dropped. Default: one hour. Clones that were made
+    /// before keep their value.
     #[must_use]
     pub fn with_idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
         self
     }
 
-    /// The source of `key`, made now if there is none, or if it was
-    /// [shut down](TokenSource::shutdown). Does not wait, and fetches nothing.
+    /// Returns the source of `key`. Makes one if none is held, or if the one that is held was
+    /// [shut down](TokenSource::shutdown). Neither waits nor requests a token.
     ///
     /// # Errors
     ///
-    /// What `make` says. It is asked again the next time.
+    /// The error of `make`, which the next call tries again.
     pub fn get(&self, key: &K) -> Result<TokenSource, ConfigError> {
-        if let Some((source, swept)) = self.find(key) {
-            if !swept {
-                self.ensure_swept();
-            }
+        if let Some(source) = self.find(key) {
+            self.ensure_sweeper();
             return Ok(source);
         }
         let made = (self.make)(key)?;
         let (source, _dropped) = self.insert(key, made);
-        self.ensure_swept();
+        self.ensure_sweeper();
         Ok(source)
     }
 
-    /// The source, and whether somebody drops what is idle.
-    fn find(&self, key: &K) -> Option<(TokenSource, bool)> {
+    fn find(&self, key: &K) -> Option<TokenSource> {
         let mut held = lock(&self.held);
-        let swept = held.swept;
         let entry = held.entries.get_mut(key).filter(|entry| !entry.source.is_closed())?;
         entry.used = Instant::now();
-        Some((entry.source.clone(), swept))
+        Some(entry.source.clone())
     }
 
-    /// The source to use, and one to be dropped after the lock is given back.
+    /// Returns the source to use, and the source that it displaces. The caller drops the displaced
+    /// source after the lock is released, because its destructor may run the user's code.
     fn insert(&self, key: &K, made: TokenSource) -> (TokenSource, Option<TokenSource>) {
         let mut held = lock(&self.held);
         let before = held.entries.get(key);
@@ -160,34 +164,39 @@ impl<K: Clone + Eq + Hash + Send + 'static> TokenSources<K> {
         (made, dropped.map(|entry| entry.source))
     }
 
-    /// Forgets the source of `key` and returns it: to be [shut down](TokenSource::shutdown), say,
+    /// Removes the source of `key` and returns it, for example to [shut it down](TokenSource::shutdown)
     /// when a tenant has left.
     pub fn remove(&self, key: &K) -> Option<TokenSource> {
         lock(&self.held).entries.remove(key).map(|entry| entry.source)
     }
 
-    /// How many sources are held.
+    /// Returns how many sources are held.
     #[must_use]
     pub fn len(&self) -> usize {
         lock(&self.held).entries.len()
     }
 
-    /// Whether no source is held.
+    /// Returns whether no source is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Shuts down all sources that are held, as [`TokenSource::shutdown`] does, and forgets them.
-    ///
-    /// Cancel safe: the shutdown goes on.
+    /// Shuts down all sources that are held, as [`TokenSource::shutdown`] does, and removes them.
     ///
     /// # Errors
     ///
-    /// If the work of one has not ended within its time. The others were waited for all the same.
+    /// If the background work of a source has not ended within its
+    /// [`acquire_timeout`](crate::TokenSourceBuilder::acquire_timeout). The call waits for the others
+    /// all the same, and returns the first error. Outside of a Tokio runtime the work ends too, but the
+    /// call cannot wait for its end and returns [`ErrorKind::NoRuntime`](crate::ErrorKind::NoRuntime).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future does not cancel the shutdown.
     pub async fn shutdown(&self) -> Result<(), TokenError> {
         let entries = mem::take(&mut lock(&self.held).entries);
-        // All are told before the first is waited for.
+        // Close all sources before waiting for the first, so that they end concurrently.
         entries.values().for_each(|entry| entry.source.close());
         let since = Instant::now();
         inside_a_runtime()?;
@@ -199,41 +208,48 @@ impl<K: Clone + Eq + Hash + Send + 'static> TokenSources<K> {
         result
     }
 
-    /// Drops what is idle also when nobody asks for a source any more: one that is held is kept
-    /// warm, which costs IMS a token a day.
-    fn ensure_swept(&self) {
+    /// Starts a task on the current runtime that drops idle sources, unless one runs there. Without
+    /// this task an idle source would keep its token fresh for ever, with one token request a day.
+    fn ensure_sweeper(&self) {
         let Ok(runtime) = Handle::try_current() else { return };
-        if !mem::replace(&mut lock(&self.held).swept, true) {
+        if lock(&self.held).sweepers.insert(runtime.id()) {
             let held = Arc::downgrade(&self.held);
-            let sweeper = Sweeper { held, idle_timeout: self.idle_timeout, at_work: true };
-            runtime.spawn(sweeper.sweep());
+            let idle_timeout = self.idle_timeout;
+            runtime.spawn(Sweeper { held, idle_timeout, runtime: Some(runtime.id()) }.sweep());
         }
     }
 }
 
-/// Drops what is idle. Says when it stops, also when it is dropped with its runtime.
+/// Drops idle sources. Unregisters itself when it ends, which also happens with its runtime.
 struct Sweeper<K> {
     held: Weak<Mutex<Held<K>>>,
     idle_timeout: Duration,
-    at_work: bool,
+    /// The runtime that this task is registered for; `None` once it is unregistered.
+    runtime: Option<Id>,
 }
 
 impl<K: Eq + Hash> Sweeper<K> {
     async fn sweep(mut self) {
         while let Some(pause) = self.drop_idle() {
-            sleep(pause.max(LEAST_PAUSE)).await;
+            if timer(Instant::now() + pause.max(MIN_PAUSE)).await.is_err() {
+                // This runtime has no time driver. It stays registered, so that no further sweeper
+                // starts on it.
+                self.runtime = None;
+                return;
+            }
         }
     }
 
-    /// How long until the next source may be idle; `None` if none is held.
+    /// Drops the idle sources. Returns how long until the next source may be idle; `None` if no
+    /// source is held, and the task ends.
     fn drop_idle(&mut self) -> Option<Duration> {
         let held = self.held.upgrade()?;
         let now = Instant::now();
         let mut dropped = Vec::new();
         let mut held = lock(&held);
         held.entries.retain(|_, entry| {
-            // Held elsewhere too: it is in use.
-            if entry.source.is_shared() {
+            // A source with other handles is in use.
+            if entry.source.has_other_handles() {
                 entry.used = now;
             }
             let keep = now.saturating_duration_since(entry.used) < self.idle_timeout;
@@ -244,9 +260,11 @@ impl<K: Eq + Hash> Sweeper<K> {
         });
         let first = held.entries.values().map(|entry| entry.used).min();
         if first.is_none() {
-            // In one step with the look: who makes a source after it starts another one.
-            held.swept = false;
-            self.at_work = false;
+            // Unregister under the same lock that saw no source. Otherwise a `get` in between would see
+            // this task registered, start none, and its source would never be dropped.
+            if let Some(runtime) = self.runtime.take() {
+                held.sweepers.remove(&runtime);
+            }
         }
         drop(held);
         drop(dropped);
@@ -257,14 +275,14 @@ impl<K: Eq + Hash> Sweeper<K> {
 
 impl<K> Drop for Sweeper<K> {
     fn drop(&mut self) {
-        if let Some(held) = self.held.upgrade().filter(|_| self.at_work) {
-            lock(&held).swept = false;
+        if let (Some(held), Some(runtime)) = (self.held.upgrade(), self.runtime) {
+            lock(&held).sweepers.remove(&runtime);
         }
     }
 }
 
 fn lock<K>(held: &Mutex<Held<K>>) -> MutexGuard<'_, Held<K>> {
-    // A panic under it can only come from a key's `Hash`, `Eq` or `Clone`; the map survives that.
+    // Only `Hash`, `Eq` or `Clone` of a key can panic under this lock, and the map stays valid then.
     held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -281,7 +299,7 @@ impl<K> Clone for TokenSources<K> {
 
 impl<K> fmt::Debug for TokenSources<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the keys: they may be anything.
+        // The keys are left out, because they may hold secrets.
         f.debug_struct("TokenSources")
             .field("held", &lock(&self.held).entries.len())
             .field("capacity", &self.capacity)

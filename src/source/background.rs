@@ -1,0 +1,238 @@
+//! The background task of a source: three independent jobs.
+//!
+//! 1. Refresh the token when it is due or a failure may be retried, and review an overdue refresh.
+//! 2. Refresh the token when the credentials have changed.
+//! 3. Cache the tokens that other processes announce.
+//!
+//! The future of each job lives until it completes, so that no job restarts or starves another.
+//! The user's code in a job may panic, complete immediately again and again, or take an hour. The task
+//! ends with its runtime; the next caller on another runtime starts the task anew.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+use tracing::{debug, warn};
+
+use super::{
+    inner::{Inner, TaskGuard},
+    refresh::{self, Start},
+    state::State,
+    supply::{Reason, Supply, caught},
+    sync::{Handle, watch},
+};
+use crate::{
+    clock::{Moment, timer},
+    telemetry::quietly,
+};
+
+/// The longest sleep. Timers stop while the machine is suspended, but the wall clock does not, so the
+/// task reads the wall clock at least this often.
+const MAX_SLEEP: Duration = Duration::from_secs(60);
+
+/// The shortest sleep, so that a wake-up time in the past does not make the task spin.
+const MIN_SLEEP: Duration = Duration::from_millis(10);
+
+/// The shortest time between two refreshes in the background, so that tokens of almost no lifetime do
+/// not make an idle source spin.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The first pause after a change of the credentials.
+const MIN_CHANGE_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause after a change of the credentials. The pause doubles with each change that follows
+/// soon after the last, so that a provider that always reports a change causes few token requests.
+const MAX_CHANGE_PAUSE: Duration = Duration::from_secs(5 * 60);
+
+/// The pause after an announced token, so that a store that announces without end does not make the
+/// task spin.
+const ANNOUNCEMENT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Starts the background task on the current runtime, if one is wanted and none runs.
+#[inline]
+pub(super) fn ensure(inner: &Arc<Inner>, now: Moment) {
+    if inner.lacks_background(now) {
+        start(inner, now);
+    }
+}
+
+#[cold]
+fn start(inner: &Arc<Inner>, now: Moment) {
+    let Ok(runtime) = Handle::try_current() else { return };
+    let Some(task) = inner.register_task() else { return };
+    if let Some(ticket) = inner.register_background(now, runtime.id()) {
+        let source = Arc::downgrade(inner);
+        let registration = Registration { source, ticket, suitable: true };
+        runtime.spawn(run(registration, task, Arc::clone(&inner.supply)));
+    }
+}
+
+/// Runs the three jobs until the source is closed or dropped.
+///
+/// The task holds the supply, but the source only weakly, so that it keeps no source alive that nobody
+/// uses.
+async fn run(mut registration: Registration, task: TaskGuard, supply: Arc<dyn Supply>) {
+    // Without a time driver no job can sleep on this runtime. Another one may run the task.
+    registration.suitable = timer(Instant::now()).await.is_ok();
+    if !registration.suitable {
+        return;
+    }
+    tokio::select! {
+        () = task.closed() => {}
+        () = refresh_when_due(&registration) => {}
+        () = watch_credentials(&registration.source, &*supply) => {}
+        () = watch_announcements(&registration.source, &*supply) => {}
+    }
+}
+
+/// Job 1: refreshes the token when it is due. Ends when the source is dropped or another background
+/// task has taken over.
+async fn refresh_when_due(registration: &Registration) {
+    let Some(mut changes) = registration.source.upgrade().map(|inner| inner.subscribe()) else {
+        return;
+    };
+    // Refreshes are at least `MIN_INTERVAL` apart. Reviews of an overdue refresh are not held back.
+    let mut not_before: Option<Moment> = None;
+    loop {
+        changes.mark_unchanged();
+        let Some(inner) = registration.source.upgrade() else { return };
+        if !inner.is_background(registration.ticket) {
+            return;
+        }
+        let now = inner.now();
+        inner.report_expiry();
+        let held_back = not_before.filter(|at| !at.has_come(now));
+        if act(&inner, now, held_back.is_none()) {
+            not_before = Some(now.plus(MIN_INTERVAL));
+        }
+        let wake = inner.snapshot().state.wake_in(now).unwrap_or(MAX_SLEEP);
+        let held_back = held_back.map_or(Duration::ZERO, |at| at.sleep_from(now));
+        let pause = wake.max(held_back).clamp(MIN_SLEEP, MAX_SLEEP);
+        let wake = now.monotonic + pause;
+        inner.record_background(wake);
+        drop(inner);
+
+        tokio::select! {
+            // A change of the state may bring the next refresh forward, or postpone it.
+            changed = changes.changed() => if changed.is_err() { return },
+            timer = timer(wake) => if timer.is_err() { return },
+        }
+    }
+}
+
+/// Reviews an overdue refresh, or starts one that is due. Returns whether one was started.
+fn act(inner: &Arc<Inner>, now: Moment, may_start: bool) -> bool {
+    let snapshot = inner.snapshot();
+    let overdue = snapshot.state.is_overdue(now);
+    let reason = snapshot.state.background_reason(now).filter(|_| may_start);
+    drop(snapshot);
+    if overdue {
+        review_overdue(inner);
+    }
+    match reason {
+        Some(reason) => {
+            let wanted = |state: &State| state.background_reason(now).is_some();
+            refresh::start(inner, reason, wanted) == Start::Done
+        }
+        None => false,
+    }
+}
+
+/// Reviews an overdue refresh: gives it more time once, then gives it up.
+pub(super) fn review_overdue(inner: &Arc<Inner>) {
+    if inner.review_overdue() {
+        let source = &*inner.settings.name;
+        quietly(|| {
+            warn!(
+                event = "refresh_stalled",
+                source,
+                "a token refresh was given up, because its runtime stalled; another one can start"
+            );
+        });
+    }
+}
+
+/// Job 2: refreshes the token when the credentials have changed. Ends when the source is dropped.
+async fn watch_credentials(source: &Weak<Inner>, supply: &dyn Supply) {
+    let mut pause = MIN_CHANGE_PAUSE;
+    loop {
+        sleep(pause).await;
+        let waiting_since = Instant::now();
+        let changed = caught(async { supply.credentials_changed().await }).await;
+        // Only a long quiet time makes the next change news again: changes every few seconds would
+        // otherwise cost a token each.
+        let quiet = waiting_since.elapsed() >= MAX_CHANGE_PAUSE;
+        pause = if quiet { MIN_CHANGE_PAUSE } else { (pause * 2).min(MAX_CHANGE_PAUSE) };
+        let Some(inner) = source.upgrade() else { return };
+        if changed.is_err() {
+            quietly(|| {
+                let source = &*inner.settings.name;
+                warn!(
+                    event = "changed_panicked",
+                    source, "waiting for a change of the credentials panicked; waiting again"
+                );
+            });
+            continue;
+        }
+        quietly(|| {
+            let source = &*inner.settings.name;
+            debug!(
+                event = "credentials_changed",
+                source, "the credentials have changed; requesting a token with the new ones"
+            );
+        });
+        inner.forget_rejection();
+        let changes = inner.subscribe();
+        drop(inner);
+        refresh_ended(source, changes).await;
+        let Some(inner) = source.upgrade() else { return };
+        let now = inner.now();
+        refresh::start(&inner, Reason::CredentialsChanged, |state| !state.is_backing_off(now));
+    }
+}
+
+/// Waits for the end of the refresh in progress, which may have read the old credentials.
+async fn refresh_ended(source: &Weak<Inner>, mut changes: watch::Receiver<()>) {
+    loop {
+        changes.mark_unchanged();
+        let refreshing =
+            source.upgrade().is_some_and(|inner| inner.snapshot().state.is_refreshing());
+        if !refreshing || changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Job 3: caches the tokens that other processes announce. Ends when the source is dropped.
+async fn watch_announcements(source: &Weak<Inner>, supply: &dyn Supply) {
+    loop {
+        let announced = caught(async { supply.announced().await }).await;
+        let Some(inner) = source.upgrade() else { return };
+        if let Some(token) = announced.ok().and_then(|supplied| inner.token(supplied).ok()) {
+            if inner.take(token.clone()) {
+                refresh::report_shared(&inner, &token);
+            }
+        }
+        drop(inner);
+        sleep(ANNOUNCEMENT_PAUSE).await;
+    }
+}
+
+/// The registration of a background task. Dropping it unregisters the task; the end of the runtime
+/// drops it as well.
+struct Registration {
+    source: Weak<Inner>,
+    ticket: u64,
+    /// Whether its runtime can run it.
+    suitable: bool,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(inner) = self.source.upgrade() {
+            inner.unregister_background(self.ticket, self.suitable);
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! [`Inner`]: the state of a source behind its mutex, the snapshot that readers see, and its tasks.
+//!
+//! A writer changes a copy of the [`State`] under the mutex and publishes the copy as a whole.
+//! Readers load the published snapshot and take no lock. Each change wakes the callers who wait for
+//! one. Foreign code (tracing, metrics, user code, destructors of user errors) runs after the change
+//! is published and the mutex is released, so that it can neither block nor poison the mutex.
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use arc_swap::Guard;
+use tokio::time::Instant;
+
+use super::{
+    access_token::AccessToken,
+    hot_path::FastLane,
+    policy::{backoff::Backoff, refusals::Refusals, schedule::Schedule},
+    state::{Completion, State},
+    status::Status,
+    supply::{Need, Reason, Stamp, Supplied, Supply},
+    sync::{ArcSwap, AtomicU64, AtomicUsize, Id, Mutex, MutexGuard, watch},
+};
+use crate::{
+    clock::{Clock, Moment},
+    error::TokenError,
+    source::access_token::{OriginKey, TokenOwner},
+    telemetry::{Obtained, Telemetry, quietly},
+};
+
+/// The settings of a source, from its builder.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) schedule: Schedule,
+    pub(super) backoff: Backoff,
+    pub(super) clock: Clock,
+    /// `true` if the token is refreshed in the background also without traffic.
+    pub(super) keep_warm: bool,
+    pub(super) acquire_timeout: Duration,
+    pub(super) attempt_timeout: Option<Duration>,
+    pub(super) attempts: u32,
+    pub(super) retry_for: Duration,
+    pub(super) name: Arc<str>,
+}
+
+/// One source, shared by its handles, its tasks and (weakly) its tokens.
+pub(super) struct Inner {
+    pub(super) settings: Settings,
+    pub(super) supply: Arc<dyn Supply>,
+    pub(super) telemetry: Telemetry,
+    published: ArcSwap<Snapshot>,
+    /// Held during each change of the state. Guards the record of 401s, which only writers read.
+    writer: Mutex<Refusals>,
+    /// Notifies the callers who wait for a change of the state.
+    changes: watch::Sender<()>,
+    /// Each task of the source holds a receiver. The value is `true` once the source is closed.
+    tasks: watch::Sender<bool>,
+    /// How many tokens have been made.
+    generations: AtomicU64,
+    /// The stamp of the last token request.
+    stamps: AtomicU64,
+    /// How many callers wait for a token.
+    waiters: AtomicUsize,
+    background: Mutex<Background>,
+    /// By when the background task has to run again, in milliseconds since `created`.
+    background_due: AtomicU64,
+    created: Instant,
+}
+
+/// The view of readers: one state as a whole, and the part of it that the hot path needs.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) state: State,
+    /// `None` without a token, and while callers wait for the replacement of a suspect one.
+    pub(super) lane: Option<FastLane>,
+}
+
+/// How late the background task may be. A task that is later is taken to be stalled with its runtime,
+/// and a caller starts another one.
+const MAX_BACKGROUND_DELAY: Duration = Duration::from_secs(1);
+
+/// The time by which the background task runs, if there is none.
+const NO_BACKGROUND: u64 = 0;
+
+/// The background task, and where it runs.
+#[derive(Debug, Default)]
+struct Background {
+    /// The number of the last task.
+    ticket: u64,
+    /// The runtime of the task; `None` if it has ended.
+    runtime: Option<Id>,
+    /// A runtime that cannot run one.
+    unsuitable: Option<Id>,
+}
+
+impl Inner {
+    pub(super) fn new(settings: Settings, supply: Arc<dyn Supply>) -> Self {
+        let state = State::new(settings.schedule, settings.backoff);
+        Self {
+            telemetry: Telemetry::new(&settings.name, supply.is_shared()),
+            settings,
+            supply,
+            published: ArcSwap::from_pointee(Snapshot { state, lane: None }),
+            writer: Mutex::default(),
+            changes: watch::Sender::new(()),
+            tasks: watch::Sender::new(false),
+            generations: AtomicU64::new(0),
+            stamps: AtomicU64::new(0),
+            waiters: AtomicUsize::new(0),
+            background: Mutex::default(),
+            background_due: AtomicU64::new(NO_BACKGROUND),
+            created: Instant::now(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        self.settings.clock.now()
+    }
+
+    /// The published snapshot. Do not hold it across an `.await`: it keeps a slot of `ArcSwap`
+    /// occupied.
+    #[inline]
+    pub(super) fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.published.load()
+    }
+
+    /// Subscribes to changes of the state. Subscribe first, then read the snapshot: a concurrent
+    /// change is either in the snapshot or wakes the subscriber.
+    pub(super) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Publishes the state as `change` left it, and wakes the callers who wait. If `change` returns
+    /// `None`, nothing is published.
+    fn change<R>(&self, change: impl FnOnce(&mut State, &mut Refusals) -> Option<R>) -> Option<R> {
+        let (result, displaced) = {
+            let mut refusals = self.lock();
+            // The displaced snapshot also holds what the change replaces (tokens, errors of user
+            // types). Their destructors run when it is dropped below, without the lock.
+            let mut state = self.published.load().state.clone();
+            let result = change(&mut state, &mut refusals)?;
+            let lane = state.fast_lane();
+            (result, self.published.swap(Arc::new(Snapshot { state, lane })))
+        };
+        // The wakers of the waiters are foreign code too.
+        quietly(|| {
+            self.changes.send_replace(());
+        });
+        quietly(|| drop(displaced));
+        self.report_expiry();
+        Some(result)
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Refusals> {
+        // No foreign code runs under this lock. Even if the mutex were poisoned, the state would be
+        // whole, because it is published in one step.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records the start of a refresh if `wanted` still holds and none is in progress. Returns its
+    /// number.
+    ///
+    /// Checking and recording are one step under the mutex, so that of many concurrent callers
+    /// exactly one starts the refresh (single-flight).
+    pub(super) fn start(&self, now: Moment, wanted: impl FnOnce(&State) -> bool) -> Option<u64> {
+        let longest = self.supply.longest();
+        self.change(|state, _| if wanted(state) { state.start(now, longest) } else { None })
+    }
+
+    /// The requirements of the next attempt. `random`, in `[0, 1)`, is the jitter of the backoff if the
+    /// attempt fails.
+    pub(super) fn need(&self, reason: Reason, random: f64) -> Need {
+        let snapshot = self.snapshot();
+        let state = &snapshot.state;
+        let newest = state.newest();
+        // The request of a refresh that was given up may still be in progress on a stalled runtime.
+        // Each request gets a stamp of its own, so that the late token of the earlier request does
+        // not replace that of the later one.
+        self.stamps.fetch_max(newest.0, Ordering::Relaxed);
+        let stamp = Stamp(self.stamps.fetch_add(1, Ordering::Relaxed) + 1);
+        Need {
+            newer_than: newest,
+            stamp,
+            reason: if state.is_suspect() { Reason::Refused } else { reason },
+            backoff_if_it_fails: state.backoff_if_it_fails(random),
+        }
+    }
+
+    /// Records that the refresh `number` starts an attempt. Returns `false` if this refresh was given
+    /// up.
+    pub(super) fn extend(&self, number: u64) -> bool {
+        let now = self.now();
+        self.change(|state, _| state.extend(number, now, Duration::ZERO).then_some(())).is_some()
+    }
+
+    /// Gives an overdue refresh more time, or gives it up. Returns whether it was given up.
+    pub(super) fn review_overdue(&self) -> bool {
+        let (now, random) = (self.now(), fastrand::f64());
+        self.change(|state, _| Some(state.review_overdue(now, random))).unwrap_or_default()
+    }
+
+    /// Records a failed attempt. Returns the pause before the next one; `None` if the refresh was
+    /// given up.
+    pub(super) fn record_failure(
+        &self,
+        number: u64,
+        error: &TokenError,
+        random: f64,
+    ) -> Option<Duration> {
+        let (now, waiting) = (self.now(), self.waiters() > 0);
+        self.change(|state, _| state.record_failure(number, now, error, waiting, random))
+    }
+
+    /// Ends the refresh `number`.
+    pub(super) fn complete(&self, number: u64, completion: Completion) {
+        let (now, random) = (self.now(), fastrand::f64());
+        self.change(|state, refusals| {
+            if state.is_suspect() && matches!(completion, Completion::Token(_)) {
+                refusals.record_replacement(now);
+            }
+            state.complete(number, now, completion, random);
+            Some(())
+        });
+    }
+
+    /// Caches a token that another process obtained, if it is newer than all before. Returns whether
+    /// it was cached.
+    pub(super) fn take(&self, token: AccessToken) -> bool {
+        let now = self.now();
+        self.change(|state, _| state.take(now, token).then_some(())).is_some()
+    }
+
+    /// Makes a token from the result of the supply.
+    pub(super) fn token(self: &Arc<Self>, supplied: Supplied) -> Result<AccessToken, TokenError> {
+        let owner = Arc::downgrade(self) as std::sync::Weak<dyn TokenOwner>;
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
+        AccessToken::new(supplied, generation, owner)
+    }
+
+    /// Records a 401 of `origin` for `token`. Returns whether it made the token suspect.
+    pub(super) fn suspect(&self, token: &AccessToken, origin: OriginKey) -> bool {
+        let now = self.now();
+        // Checked without the lock first: after a revocation, late 401s for the old token come in
+        // numbers.
+        self.snapshot().state.is_refusal_of_interest(now, token)
+            && self
+                .change(|state, refusals| {
+                    let believed =
+                        state.is_refusal_of_interest(now, token) && refusals.record(now, origin);
+                    believed.then(|| state.suspect(now))
+                })
+                .is_some()
+    }
+
+    /// Drops `token` if it is the cached one.
+    pub(super) fn invalidate(&self, token: &AccessToken) {
+        let now = self.now();
+        self.change(|state, _| state.invalidate(now, token).then_some(()));
+    }
+
+    /// Ends the backoff after a permanent failure, because the credentials have changed.
+    pub(super) fn forget_rejection(&self) {
+        self.change(|state, _| state.forget_rejection().then_some(()));
+    }
+
+    /// Closes the source: its tasks end, and no further refresh starts.
+    pub(super) fn close(&self) {
+        self.change(|state, _| {
+            state.close();
+            Some(())
+        });
+        quietly(|| {
+            self.tasks.send_replace(true);
+        });
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.snapshot().state.is_closed()
+    }
+
+    /// Registers a task of this source; `None` after [`close`](Self::close).
+    pub(super) fn register_task(&self) -> Option<TaskGuard> {
+        // Subscribe, then check: a concurrent `close` is either seen here, or counts this receiver, and
+        // `tasks_ended` waits for it.
+        let guard = TaskGuard(self.tasks.subscribe());
+        let closed = *guard.0.borrow();
+        (!closed).then_some(guard)
+    }
+
+    /// Waits until no task of this source is left.
+    pub(super) async fn tasks_ended(&self) {
+        self.tasks.closed().await;
+    }
+
+    /// Returns whether a background task is wanted, but none will run in time. Requests ask this once
+    /// per tick, so it takes no lock.
+    #[inline]
+    pub(super) fn lacks_background(&self, now: Moment) -> bool {
+        let due = self.background_due.load(Ordering::Relaxed);
+        self.settings.keep_warm
+            && (due == NO_BACKGROUND || self.millis_since_creation(now.monotonic) > due)
+    }
+
+    /// Registers a background task on this runtime. Returns its ticket; `None` if the last one is only
+    /// late on the same runtime, or if this runtime cannot run one.
+    ///
+    /// A task that was taken over sees that its ticket is no longer the registered one, and ends.
+    pub(super) fn register_background(&self, now: Moment, runtime: Id) -> Option<u64> {
+        let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
+        self.record_background(now.monotonic);
+        if background.unsuitable == Some(runtime) || background.runtime == Some(runtime) {
+            return None;
+        }
+        background.ticket += 1;
+        background.runtime = Some(runtime);
+        Some(background.ticket)
+    }
+
+    /// Records that the background task will run again at `wake`, so that it counts as late after that.
+    pub(super) fn record_background(&self, wake: Instant) {
+        let due = self.millis_since_creation(wake + MAX_BACKGROUND_DELAY);
+        self.background_due.store(due, Ordering::Relaxed);
+    }
+
+    /// Returns whether the background task with this ticket is still the registered one.
+    pub(super) fn is_background(&self, ticket: u64) -> bool {
+        self.background.lock().unwrap_or_else(PoisonError::into_inner).ticket == ticket
+    }
+
+    /// Unregisters the background task with this ticket, unless another one has taken over. A runtime
+    /// that is not `suitable`, because it has no time driver, gets no further task.
+    pub(super) fn unregister_background(&self, ticket: u64, suitable: bool) {
+        let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
+        if background.ticket == ticket {
+            let runtime = background.runtime.take();
+            background.unsuitable = runtime.filter(|_| !suitable).or(background.unsuitable);
+            self.background_due.store(NO_BACKGROUND, Ordering::Relaxed);
+        }
+    }
+
+    fn millis_since_creation(&self, now: Instant) -> u64 {
+        let millis = now.saturating_duration_since(self.created).as_millis();
+        u64::try_from(millis).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let now = self.now();
+        Status::new(&self.snapshot().state, now, self.supply.store_error())
+    }
+
+    /// Counts a request that is sent with `token`.
+    pub(super) fn count_sent(&self, token: &AccessToken, how: Obtained) {
+        if Telemetry::COUNTS {
+            self.telemetry.sent(how, token.expires().remaining(self.now()));
+        }
+    }
+
+    /// Reports the remaining lifetime of the cached token to the metrics.
+    ///
+    /// Two threads may report two states in the wrong order, and the gauge would show the older one
+    /// until the next change. So a thread that finds the state changed after its report reports once
+    /// more.
+    pub(super) fn report_expiry(&self) {
+        if !Telemetry::COUNTS {
+            return;
+        }
+        loop {
+            let snapshot = self.published.load_full();
+            let (state, now) = (&snapshot.state, self.now());
+            let token = state.token(now).filter(|_| !state.is_closed());
+            let remaining = token.map(|(token, _)| token.expires().remaining(now));
+            self.telemetry.expiry(remaining.unwrap_or_default());
+            if Arc::ptr_eq(&snapshot, &self.published.load()) {
+                return;
+            }
+        }
+    }
+
+    /// Counts a caller that waits, until the guard is dropped.
+    pub(super) fn count_waiter(&self) -> Waiter<'_> {
+        self.waiters.fetch_add(1, Ordering::Relaxed);
+        self.telemetry.waiter_added();
+        Waiter(self)
+    }
+
+    pub(super) fn waiters(&self) -> usize {
+        self.waiters.load(Ordering::Relaxed)
+    }
+}
+
+/// Held by each task of a source: `shutdown` waits until it is dropped.
+#[derive(Debug)]
+pub(super) struct TaskGuard(watch::Receiver<bool>);
+
+impl TaskGuard {
+    /// Resolves when the source is closed.
+    pub(super) async fn closed(&self) {
+        let _ = self.0.clone().wait_for(|closed| *closed).await;
+    }
+}
+
+/// Counts one caller that waits for a token, until it is dropped.
+pub(super) struct Waiter<'a>(&'a Inner);
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+        self.0.telemetry.waiter_removed();
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

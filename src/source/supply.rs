@@ -1,0 +1,197 @@
+//! [`Supply`]: the seam between a source and the place that its tokens come from.
+//!
+//! A supply makes one attempt to obtain a token. The source decides when, retries, backs off and
+//! shares the result. [`Direct`] calls a [`FetchToken`]. With a token store, a fleet of processes is
+//! the supply, and wraps a `Direct`.
+
+use std::{
+    future::{Future, pending, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::Poll,
+    time::Duration,
+};
+
+use super::fetch::FetchToken;
+use crate::{
+    clock::{Clock, Deadline, Moment, WaitError},
+    error::{ErrorKind, StoreError, TokenError},
+    ims::TokenResponse,
+};
+
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Obtains the tokens of a source.
+pub(crate) trait Supply: Send + Sync + 'static {
+    /// Makes one attempt to obtain a token that is newer than `need.newer_than`.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the attempt, without a retry.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cancels the attempt. [`settle`](Self::settle) is called afterwards.
+    fn obtain(&self, need: Need) -> BoxFuture<'_, Result<Obtained, TokenError>>;
+
+    /// Finishes the work that an attempt left when it ended or was cancelled, such as ending a lease.
+    /// No caller waits for it.
+    fn settle(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
+    /// Resolves when the credentials have changed, so that the cached token should be replaced.
+    fn credentials_changed(&self) -> BoxFuture<'_, ()>;
+
+    /// Resolves with a newer token that another process obtained, without a call of `obtain`.
+    fn announced(&self) -> BoxFuture<'_, Supplied> {
+        Box::pin(pending())
+    }
+
+    /// The longest time that `obtain` takes while its future is polled.
+    fn longest(&self) -> Duration;
+
+    /// Returns whether other processes share the tokens.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// The error of the last call of the token store; `None` if that call succeeded, or without a
+    /// store.
+    fn store_error(&self) -> Option<StoreError> {
+        None
+    }
+}
+
+/// The requirements of one attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Need {
+    /// The stamp of the newest token that the source has had.
+    #[cfg_attr(
+        not(feature = "store"),
+        expect(dead_code, reason = "only a fleet has older tokens")
+    )]
+    pub(crate) newer_than: Stamp,
+    /// The stamp of the token that this attempt requests.
+    pub(crate) stamp: Stamp,
+    #[cfg_attr(not(feature = "store"), expect(dead_code, reason = "only a fleet distinguishes"))]
+    pub(crate) reason: Reason,
+    /// How long the source will back off if this attempt fails, unless IMS asks for more.
+    #[cfg_attr(not(feature = "store"), expect(dead_code, reason = "only a fleet shares it"))]
+    pub(crate) backoff_if_it_fails: Duration,
+}
+
+/// Why a token is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// No usable token is cached.
+    Missing,
+    /// The cached token is due for refresh.
+    Due,
+    /// An API refused the cached token.
+    Refused,
+    /// The credentials have changed.
+    CredentialsChanged,
+    /// The user asked for a new token.
+    Requested,
+}
+
+/// The result of a successful attempt.
+#[derive(Debug)]
+pub(crate) enum Obtained {
+    /// A newer token.
+    Token(Supplied),
+    /// The cached token stays in use, because the supply has no better one.
+    #[cfg_attr(not(feature = "store"), expect(dead_code, reason = "only a fleet decides so"))]
+    Unchanged,
+}
+
+/// A token, with the facts that the source needs about it.
+#[derive(Debug)]
+pub(crate) struct Supplied {
+    pub(crate) response: TokenResponse,
+    /// When the token was requested. Its lifetime counts from here.
+    pub(crate) sent: Moment,
+    pub(crate) stamp: Stamp,
+    /// `true` if another process obtained the token.
+    pub(crate) shared: bool,
+}
+
+/// Orders the tokens of a source: the cache takes only a token with a higher stamp.
+///
+/// Without a store, the stamp counts token requests. With a store, the stamp is the fencing token under
+/// which the token is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Stamp(pub(crate) u64);
+
+/// Obtains each token from a [`FetchToken`], without a store.
+pub(crate) struct Direct<F> {
+    pub(crate) fetcher: F,
+    pub(crate) attempt_timeout: Duration,
+    pub(crate) clock: Clock,
+}
+
+impl<F: FetchToken> Supply for Direct<F> {
+    fn obtain(&self, need: Need) -> BoxFuture<'_, Result<Obtained, TokenError>> {
+        Box::pin(async move {
+            let limit = self.attempt_timeout;
+            // Read before the request is sent. IMS starts the lifetime later, so the token lives at
+            // least as long as the source assumes.
+            let sent = self.clock.now();
+            let fetched = caught(async { self.fetcher.fetch_token().await });
+            let response = match Deadline::after(limit).wait_for(fetched, || {}).await {
+                Ok(fetched) => fetched.map_err(|Panicked| panicked())??,
+                Err(WaitError::DeadlinePassed) => {
+                    return Err(TokenError::new(
+                        ErrorKind::Timeout,
+                        format!(
+                            "the token fetcher did not return within {limit:?} and was cancelled"
+                        ),
+                    ));
+                }
+                Err(WaitError::NoTimer) => return Err(no_timer()),
+            };
+            Ok(Obtained::Token(Supplied { response, sent, stamp: need.stamp, shared: false }))
+        })
+    }
+
+    fn credentials_changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { self.fetcher.changed().await })
+    }
+
+    fn longest(&self) -> Duration {
+        self.attempt_timeout
+    }
+}
+
+pub(super) fn panicked() -> TokenError {
+    TokenError::new(ErrorKind::Panicked, "the token fetcher or credentials provider panicked")
+}
+
+pub(super) fn no_timer() -> TokenError {
+    TokenError::new(
+        ErrorKind::RuntimeLost,
+        "the tokio runtime is shutting down, or was built without a time driver",
+    )
+}
+
+/// The error of [`caught`]: the foreign code panicked.
+#[derive(Debug)]
+pub(crate) struct Panicked;
+
+/// Polls foreign code, and catches a panic of it.
+///
+/// The panic is caught where the code is polled, because only here is its origin certain:
+/// `thread::panicking` is also true while unrelated code unwinds.
+pub(crate) async fn caught<T>(future: impl Future<Output = T> + Send) -> Result<T, Panicked> {
+    let mut future = Box::pin(future);
+    poll_fn(move |context| {
+        // After a panic the future is not polled again.
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    })
+    .await
+}
