@@ -1,4 +1,4 @@
-//! What a call costs on one thread, layer by layer. The limits are held by the bench `limits`.
+//! The cost of a call on one thread, with Criterion. `docs/performance.md` quotes the bench `limits`.
 //!
 //! ```sh
 //! cargo bench --bench authorize

@@ -168,7 +168,7 @@ impl Fleet {
     /// Lets the hours pass in which nothing is due, up to the next renewal. Returns when all will have
     /// renewed.
     ///
-    /// A keeper looks at its clock once a minute. Here it looks once, at the end of that time.
+    /// The background task of a source wakes once a minute. Here it wakes once, at the end of that time.
     pub(crate) async fn skip_to_renewal(&mut self) -> Instant {
         let (first, last) = self.world.requests.lock().unwrap().take_span().unwrap();
         advance(first + time(22, 44) - Instant::now()).await;

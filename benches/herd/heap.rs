@@ -1,4 +1,4 @@
-//! What the layer adds to a request that has its token: allocations, and the size of the future.
+//! The additions of the layer to a request with a valid token: allocations, and the size of the future.
 
 use std::{hint::black_box, mem::size_of};
 
@@ -28,17 +28,7 @@ pub(crate) fn run() {
     let runtime = quiet_runtime();
     head("heap and size, ours / theirs");
     let (ours, theirs) = (allocations(ours(&tokens(&runtime))), allocations(constant()));
-    row(
-        "allocations of one call, constant header",
-        &format!("{ours} / {theirs}"),
-        "none more",
-        ours <= theirs,
-    );
+    row("allocations of a call, constant header", &format!("{ours} / {theirs}"));
     let (ours, inner) = (size_of::<ResponseFuture<Api, Request<()>>>(), size_of::<Answer>());
-    row(
-        "size of the future, the inner future",
-        &format!("{ours} / {inner} bytes"),
-        "at most 32 bytes more",
-        ours <= inner + 32,
-    );
+    row("size of the future, inner future", &format!("{ours} / {inner} bytes"));
 }

@@ -1,12 +1,11 @@
-//! The heap against its limits, and a herd of callers that wait for one token.
+//! The heap of a request, and a herd of callers that wait for one token.
 //!
 //! ```sh
 //! cargo bench --bench herd
 //! cargo bench --bench herd -- charts      # the picture in docs/performance/
 //! ```
 //!
-//! It stands beside the bench `limits`, since its allocator counts on each thread, and that takes
-//! nanoseconds which are not to be in the times there.
+//! A bench apart from `limits`, because its allocator counts, which takes time.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -32,7 +31,7 @@ fn main() {
     }
 }
 
-/// What so many waiters cost, and how soon they are all awake.
+/// Draws the heap of a waiter, and the time until all continue, against the number of waiters.
 fn waiters_chart() {
     let (mut awake, mut all, mut ours) = (Vec::new(), Vec::new(), Vec::new());
     for waiters in [10, 100, 1_000, 10_000, 100_000] {

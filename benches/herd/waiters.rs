@@ -1,4 +1,4 @@
-//! Very many callers on one cold flight: the heap that each takes, and how soon all are awake.
+//! 100,000 callers that wait for the same first token: the heap of each, and how soon all continue.
 
 use std::{
     future::ready,
@@ -22,7 +22,7 @@ use tower_adobe_auth::{TokenResponse, TokenSource};
 
 use crate::{
     subjects::{Api, DAY, FIREFLY, Stack, ours, quiet_runtime, request, secret},
-    table::{head, note, row},
+    table::{head, row},
 };
 
 const HERD: usize = 100_000;
@@ -163,20 +163,12 @@ pub(crate) fn run() {
     let mut times: Vec<_> = (0..5).map(|_| awake(HERD)).collect();
     times.sort();
     let (median, longest) = (times[2], times[4]);
-    row("token requests", "1", "1", true);
     row(
-        "from the answer to the last one awake",
-        &format!("{median:.0?}, at most {longest:.0?} of 5"),
-        "at most 1 s",
-        longest <= Duration::from_secs(1),
+        "from the response of IMS to the last caller's response",
+        &format!("median {median:.0?}, longest {longest:.0?} of 5"),
     );
     let heap = heap(HERD);
-    row(
-        "heap of a waiter beside its task and its request",
-        &format!("{:.0} bytes", heap.ours()),
-        "at most 1,024 bytes",
-        heap.ours() <= 1_024.0,
-    );
-    note("  its task and its request, without the layer", &format!("{:.0} bytes", heap.baseline));
-    note("  all together", &format!("{:.0} bytes", heap.all));
+    row("heap of a waiter, without its task and its request", &format!("{:.0} bytes", heap.ours()));
+    row("  its task and its request", &format!("{:.0} bytes", heap.baseline));
+    row("  all together", &format!("{:.0} bytes", heap.all));
 }

@@ -1,12 +1,12 @@
-//! The hot path against its limits: one table with a verdict in each row.
+//! The cost of a request with a valid token: `docs/performance.md` explains each row.
 //!
 //! ```sh
 //! cargo bench --bench limits --bench herd                # all rows
-//! cargo bench --bench limits -- instructions             # one row; exits 1 if it misses
+//! cargo bench --bench limits -- instructions             # one row; exits 1 above 1.4 ×
 //! cargo bench --bench limits --bench herd -- charts      # the pictures in docs/performance/
 //! ```
 //!
-//! What has to do with the heap is in the bench `herd`: its allocator counts, which takes time.
+//! Heap and waiters are in the bench `herd`, because its allocator counts, which takes time.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -23,7 +23,7 @@ use std::{env, process::ExitCode};
 use time::Times;
 
 fn main() -> ExitCode {
-    // Cargo adds `--bench`, which says nothing.
+    // Cargo always adds `--bench`.
     let arguments: Vec<_> = env::args().skip(1).filter(|word| word != "--bench").collect();
     let words: Vec<_> = arguments.iter().map(String::as_str).collect();
     match words[..] {
@@ -38,14 +38,14 @@ fn main() -> ExitCode {
         ["charts"] => threads_chart(),
         ["count", subject, calls] => instructions::count(subject, calls),
         _ => {
-            eprintln!("nothing, `instructions` or `charts`: what is {words:?}?");
+            eprintln!("expected no argument, `instructions` or `charts`, not {words:?}");
             return ExitCode::FAILURE;
         }
     }
     ExitCode::SUCCESS
 }
 
-/// The cost of a call on so many threads.
+/// Draws the cost of a call against the number of threads.
 fn threads_chart() {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for threads in [1, 2, 4, 8] {

@@ -1,4 +1,4 @@
-//! What a refresh does to the calls beside it: the slowest in a thousand, with and without one.
+//! The slowest call in a thousand, during a refresh and without one.
 
 use std::{
     hint::black_box,
@@ -106,10 +106,5 @@ pub(crate) fn run() {
     let (with, without) = (times[WITH].p999(), times[WITHOUT].p999());
     let ratio = with as f64 / without as f64;
     head("the slowest call in a thousand (p99.9), two threads");
-    row(
-        "during a refresh / without one",
-        &format!("{with} / {without} ns = {ratio:.2} ×"),
-        "at most 2 ×",
-        ratio <= 2.0,
-    );
+    row("during a refresh / without one", &format!("{with} / {without} ns = {ratio:.2} ×"));
 }

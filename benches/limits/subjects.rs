@@ -132,6 +132,7 @@ pub(crate) fn by_hand() -> impl Stack {
     filter.layer(Api)
 }
 
+#[inline(never)]
 pub(crate) fn request(uri: &Uri) -> Request<()> {
     let mut request = Request::new(());
     *request.uri_mut() = uri.clone();
