@@ -204,13 +204,15 @@ pub(crate) struct Deadline {
     at: Instant,
     limit: Duration,
     standstills: u8,
+    /// The time that was no running time.
+    lost: Duration,
 }
 
 impl Deadline {
     /// A deadline in `limit` of running time from now on.
     pub(crate) fn after(limit: Duration) -> Self {
         let limit = limit.min(MAX_LIFETIME);
-        Self { at: Instant::now() + limit, limit, standstills: 0 }
+        Self { at: Instant::now() + limit, limit, standstills: 0, lost: Duration::ZERO }
     }
 
     /// The limit that the deadline was made with, without standstills.
@@ -225,6 +227,11 @@ impl Deadline {
 
     pub(crate) fn has_passed(self) -> bool {
         Instant::now() >= self.at
+    }
+
+    /// The time that has passed without being running time.
+    pub(crate) const fn lost(self) -> Duration {
+        self.lost
     }
 
     /// Returns whether a standstill was noticed.
@@ -247,6 +254,7 @@ impl Deadline {
         let delay = now.saturating_duration_since(due);
         if delay > MAX_TIMER_DELAY {
             self.at += delay;
+            self.lost += delay;
         }
         let stood_still = delay >= MIN_STANDSTILL && self.standstills < MAX_EXTENSIONS;
         if stood_still {

@@ -84,11 +84,14 @@ async fn attempts(guard: &Guard, reason: Reason) -> Result<Refreshed, TokenError
     let start = Instant::now();
     let newest = inner.snapshot().state.newest();
     let mut paused = Duration::ZERO;
+    let mut lost_time = Duration::ZERO;
     let mut attempt = 1;
     loop {
         span.record("attempt", u64::from(attempt));
         let random = fastrand::f64();
-        let error = match attempt_once(inner, *number, reason, random).await {
+        let (result, standstill) = attempt_once(inner, *number, reason, random).await;
+        lost_time += standstill;
+        let error = match result {
             Ok(refreshed) => {
                 report_success(inner, attempt, start.elapsed(), &refreshed);
                 return Ok(refreshed);
@@ -112,7 +115,7 @@ async fn attempts(guard: &Guard, reason: Reason) -> Result<Refreshed, TokenError
         let another = attempt < settings.attempts
             && is_worth_another_attempt(&error)
             && paused <= settings.retry_for
-            && start.elapsed() + pause < settings.acquire_timeout;
+            && (start.elapsed() + pause).saturating_sub(lost_time) < settings.acquire_timeout;
         if !another {
             return Err(error);
         }
@@ -142,12 +145,13 @@ async fn attempt_once(
     number: u64,
     reason: Reason,
     random: f64,
-) -> Result<Refreshed, TokenError> {
+) -> (Result<Refreshed, TokenError>, Duration) {
     let mut repeated = false;
+    let mut lost_time = Duration::ZERO;
     loop {
         // A refresh that was given up because its runtime stalled makes no further requests.
         if !inner.extend(number) {
-            return Err(lost());
+            return (Err(lost()), lost_time);
         }
         // The supply ends an attempt itself after `longest`. This limit is an eighth later, for a
         // supply that does not.
@@ -168,9 +172,10 @@ async fn attempt_once(
                 format!("the token request was cancelled after {limit:?} without a result"),
             )),
         };
+        lost_time += deadline.lost();
         let unanswered = result.as_ref().is_err_and(is_unanswered);
         if !unanswered || repeated || !deadline.stood_still() {
-            return result;
+            return (result, lost_time);
         }
         repeated = true;
         quietly(|| {
