@@ -397,8 +397,12 @@ async fn shares(one: &TokenSource, another: &TokenSource) {
     let new = async |tokens: &TokenSource| {
         tokens.refresh().await.map(|token| token.expose_secret().to_owned()).ok()
     };
+    // In turn: a source that always comes second would take a new token each time, which the first one
+    // takes over when it is replaced already.
+    let (mut one, mut another) = (one, another);
     loop {
         let (first, second) = (new(one).await, new(another).await);
+        std::mem::swap(&mut one, &mut another);
         let errors = [one.status().store_error(), another.status().store_error()]
             .map(|error| error.map(|error| error.to_string()));
         if first.is_some() && first == second && errors == [None, None] {
