@@ -89,7 +89,7 @@ impl ErrorKind {
         }
     }
 
-    /// Whether a later retry can succeed without a change of the configuration.
+    /// Returns whether a later retry can succeed without a change of the configuration.
     const fn is_transient(self) -> bool {
         match self {
             Self::Rejected | Self::Lifetime | Self::Shutdown | Self::Fetch => false,
@@ -213,7 +213,7 @@ impl TokenError {
         self.inner.kind
     }
 
-    /// Whether a later retry can succeed without a change of the configuration.
+    /// Returns whether a later retry can succeed without a change of the configuration.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.inner.transient

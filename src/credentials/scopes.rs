@@ -44,7 +44,7 @@ impl Scopes {
         self.list.iter().map(String::as_str)
     }
 
-    /// Whether the list has no scope.
+    /// Returns whether the list has no scope.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()

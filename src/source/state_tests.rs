@@ -298,7 +298,7 @@ fn a_refresh_that_brings_nothing_new_is_postponed() {
 }
 
 #[test]
-fn callers_pause_for_ten_seconds_at_most_and_nobody_for_a_minute() {
+fn callers_pause_ten_seconds_at_most_the_background_a_minute() {
     let start = start();
     let mut state = empty();
     for _ in 0..20 {

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_believed_twice_and_then_latched_longer_each_time() {
+    fn an_origin_is_believed_twice_then_latched_ever_longer() {
         let (mut refusals, start) = (Refusals::default(), start());
 
         assert_eq!(believed(&mut refusals, start, 0..60), 2);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_replacement_refused_elsewhere_counts_against_the_origin() {
+    fn a_fresh_token_refused_elsewhere_speaks_against_the_origin() {
         let (mut refusals, start) = (Refusals::default(), start());
 
         assert!(refusals.record(start, API));
