@@ -50,6 +50,9 @@ pub(super) enum Identity {
     Credentials(ImsClient),
 }
 
+/// The highest version that follows a wall clock, however wrong the clock is.
+pub(super) const MAX_VERSION: u64 = 1 << 48;
+
 impl Common {
     /// How long the leases of others are waited for: until one has ended, and for half of another if its
     /// process was quicker then. With the defaults a caller who waits from the start has time left.
@@ -82,7 +85,7 @@ impl Common {
     /// What the next version has to be above: also if the store has lost everything, it is then
     /// above those that others know.
     pub(super) fn above(&self, now: SystemTime) -> u64 {
-        self.known().max(unix_millis(now).min(1 << 48))
+        self.known().max(unix_millis(now).min(MAX_VERSION))
     }
 
     pub(super) fn now(&self) -> Moment {

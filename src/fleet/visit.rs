@@ -6,10 +6,11 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::{
-    common::{Common, Pauses, unwinding, wait},
+    common::{Common, MAX_VERSION, Pauses, unwinding, wait},
     look::{Look, adopt, has_expired},
 };
 use crate::{
+    clock::unix_millis,
     error::{BoxError, StoreError, TokenError},
     source::{Need, Obtained, Reason, Stamp, Supplied},
     store::{Lease, Payload, Saved, is_sane, seal},
@@ -249,8 +250,13 @@ impl<'a> Visit<'a> {
     ) -> Result<Obtained, TokenError> {
         let Turn { lease, spare, refusals, .. } = turn;
         let common = self.common;
-        // Requested later than whatever is in the store now.
-        let mut stamp = common.above(common.now().wall).max(self.need.stamp.0) + 1;
+        // A token that was requested without a lease is ordered by the time of its request: after the
+        // tokens that were leased before, and before those that are leased from now on.
+        let sent = match &result {
+            Ok(Obtained::Token(supplied)) => unix_millis(supplied.sent.wall).min(MAX_VERSION),
+            _ => 0,
+        };
+        let mut stamp = sent.max(self.need.stamp.0).max(common.known() + 1);
         if let Some(leased) = lease {
             match &result {
                 Ok(Obtained::Token(supplied)) => {
