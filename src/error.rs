@@ -1,6 +1,7 @@
 //! The errors that users match on: what failed, whether a retry can help, and what to do.
 
 mod causes;
+mod source;
 
 use std::{borrow::Cow, error::Error, fmt, sync::Arc, time::Duration};
 

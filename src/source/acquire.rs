@@ -7,7 +7,6 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tracing::{debug, warn};
 
 use super::{
     access_token::{AccessToken, OriginKey, TokenOwner},
@@ -15,14 +14,14 @@ use super::{
     hot_path::{FastLane, Freshness, Lane},
     inner::{Inner, Snapshot},
     refresh::{self, Start},
-    state::{Decision, State, Want, lost},
-    supply::{Stamp, no_timer},
+    state::{Decision, State, Want},
+    supply::Stamp,
     sync::Handle,
 };
 use crate::{
     clock::{Deadline, timer},
-    error::{ErrorKind, TokenError},
-    telemetry::{Obtained, Telemetry, quietly},
+    error::TokenError,
+    telemetry::{Obtained, Telemetry, events},
 };
 
 /// The requirements of a caller for its token.
@@ -95,7 +94,7 @@ pub(super) fn try_acquire(inner: &Arc<Inner>, requirement: Requirement) -> Optio
 /// # Errors
 ///
 /// The failure of the last refresh if the source is in backoff, and
-/// [`AcquireTimeout`](ErrorKind::AcquireTimeout) at the deadline.
+/// [`AcquireTimeout`](crate::ErrorKind::AcquireTimeout) at the deadline.
 ///
 /// # Cancellation
 ///
@@ -141,7 +140,7 @@ pub(super) async fn acquire(
             // prevents.
             _ = changes.changed() => {}
             timer = timer(due) => if timer.is_err() {
-                return try_acquire(inner, requirement).ok_or_else(no_timer);
+                return try_acquire(inner, requirement).ok_or_else(TokenError::no_timer);
             },
         }
         deadline.record_wake(due);
@@ -183,7 +182,7 @@ fn decide(
         let decision = snapshot.state.decide(now, want);
         drop(snapshot);
         if lost_here && matches!(decision, Decision::Fail(_)) {
-            return Decision::Fail(lost());
+            return Decision::Fail(TokenError::lost());
         }
         let reason = match &decision {
             Decision::Refresh(reason) | Decision::UseAndRefresh(_, reason) => *reason,
@@ -229,41 +228,20 @@ impl Insufficient {
         if self.count < MAX_INSUFFICIENT {
             return Ok(());
         }
-        Err(TokenError::new(
-            ErrorKind::Lifetime,
-            format!(
-                "the new access tokens expire too early for a request that requires {:?}",
-                requirement.min_lifetime
-            ),
-        ))
+        Err(TokenError::expires_too_early(requirement.min_lifetime))
     }
 }
 
 /// Fails outside of a Tokio runtime, where a timer would panic.
 pub(super) fn inside_a_runtime() -> Result<(), TokenError> {
-    Handle::try_current().map(drop).map_err(|error| {
-        TokenError::with_source(
-            ErrorKind::NoRuntime,
-            "waiting for an access token requires a tokio runtime",
-            error,
-        )
-    })
+    Handle::try_current().map(drop).map_err(TokenError::cannot_wait)
 }
 
 fn timed_out(inner: &Inner, limit: Duration) -> TokenError {
     let snapshot = inner.snapshot();
-    let request = if snapshot.state.is_refreshing() {
-        "the token request goes on"
-    } else {
-        "no token request is in progress"
-    };
-    let message = format!("timed out waiting for an access token after {limit:?}; {request}");
-    match snapshot.state.failure() {
-        Some(failure) => {
-            TokenError::with_source(ErrorKind::AcquireTimeout, message, failure.error.clone())
-        }
-        None => TokenError::new(ErrorKind::AcquireTimeout, message),
-    }
+    let state = &snapshot.state;
+    let last_failure = state.failure().map(|failure| &failure.error);
+    TokenError::acquire_timeout(limit, state.is_refreshing(), last_failure)
 }
 
 impl TokenOwner for Inner {
@@ -272,20 +250,9 @@ impl TokenOwner for Inner {
         self.telemetry.unauthorized(suspect);
         let (source, generation) = (&*self.settings.name, token.generation());
         if !suspect {
-            quietly(|| {
-                debug!(
-                    event = "refusal_ignored",
-                    source, generation, "an API refused an access token; the token stays in use"
-                );
-            });
-            return;
+            return events::refusal_ignored(source, generation);
         }
-        quietly(|| {
-            warn!(
-                event = "token_refused",
-                source, generation, "an API refused the access token; requesting a new one"
-            );
-        });
+        events::token_refused(source, generation);
         // Outside of a runtime the next caller starts the refresh.
         let _ = try_acquire(&self, Requirement::default());
     }

@@ -14,7 +14,6 @@ use std::{
 };
 
 use tokio::time::{Instant, sleep};
-use tracing::{debug, warn};
 
 use super::{
     inner::{Inner, TaskGuard},
@@ -25,7 +24,7 @@ use super::{
 };
 use crate::{
     clock::{Moment, timer},
-    telemetry::quietly,
+    telemetry::events,
 };
 
 /// The longest sleep. Timers stop while the machine is suspended, but the wall clock does not, so the
@@ -143,14 +142,7 @@ fn act(inner: &Arc<Inner>, now: Moment, may_start: bool) -> bool {
 /// Reviews an overdue refresh: gives it more time once, then gives it up.
 pub(super) fn review_overdue(inner: &Arc<Inner>) {
     if inner.review_overdue() {
-        let source = &*inner.settings.name;
-        quietly(|| {
-            warn!(
-                event = "refresh_stalled",
-                source,
-                "a token refresh was given up, because its runtime stalled; another one can start"
-            );
-        });
+        events::refresh_stalled(&inner.settings.name);
     }
 }
 
@@ -167,22 +159,10 @@ async fn watch_credentials(source: &Weak<Inner>, supply: &dyn Supply) {
         pause = if quiet { MIN_CHANGE_PAUSE } else { (pause * 2).min(MAX_CHANGE_PAUSE) };
         let Some(inner) = source.upgrade() else { return };
         if changed.is_err() {
-            quietly(|| {
-                let source = &*inner.settings.name;
-                warn!(
-                    event = "changed_panicked",
-                    source, "waiting for a change of the credentials panicked; waiting again"
-                );
-            });
+            events::changed_panicked(&inner.settings.name);
             continue;
         }
-        quietly(|| {
-            let source = &*inner.settings.name;
-            debug!(
-                event = "credentials_changed",
-                source, "the credentials have changed; requesting a token with the new ones"
-            );
-        });
+        events::credentials_changed(&inner.settings.name);
         inner.forget_rejection();
         let changes = inner.subscribe();
         drop(inner);

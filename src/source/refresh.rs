@@ -5,22 +5,21 @@
 //! records the end in the state first, which wakes the callers, and reports to tracing and metrics
 //! afterwards.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
 
 use super::{
     access_token::AccessToken,
     inner::{Inner, TaskGuard},
-    state::{Completion, State, lost, shut_down},
-    supply::{Obtained, Panicked, Reason, caught, no_timer, panicked},
+    state::{Completion, State},
+    supply::{Obtained, Panicked, Reason, caught},
     sync::Handle,
 };
 use crate::{
     clock::{Deadline, WaitError, timer},
     error::{ErrorKind, TokenError},
-    telemetry::{RefreshSpan, quietly},
+    telemetry::{RefreshSpan, events},
 };
 
 /// The result of the call that starts a refresh.
@@ -62,7 +61,7 @@ fn run(mut guard: Guard, reason: Reason) -> impl Future<Output = ()> + Send {
     span.instrument(async move {
         let result = tokio::select! {
             biased;
-            () = guard.task.closed() => Err(shut_down()),
+            () = guard.task.closed() => Err(TokenError::shut_down()),
             result = attempts(&guard, reason) => result,
         };
         guard.complete(result);
@@ -102,15 +101,7 @@ async fn attempts(guard: &Guard, reason: Reason) -> Result<Refreshed, TokenError
             // The refresh was given up, and another one may be in progress.
             return Err(error);
         };
-        quietly(|| {
-            warn!(
-                event = "attempt_failed",
-                attempt,
-                error = &error as &dyn Error,
-                next_attempt_in = pause.as_secs_f64(),
-                "could not obtain an access token"
-            );
-        });
+        events::attempt_failed(attempt, &error, pause);
         paused += pause;
         let another = attempt < settings.attempts
             && is_worth_another_attempt(&error)
@@ -119,11 +110,8 @@ async fn attempts(guard: &Guard, reason: Reason) -> Result<Refreshed, TokenError
         if !another {
             return Err(error);
         }
-        quietly(|| {
-            let pause = pause.as_secs_f64();
-            debug!(event = "attempt_retried", attempt, pause, "retrying the token request");
-        });
-        timer(Instant::now() + pause).await.map_err(|_| no_timer())?;
+        events::attempt_retried(attempt, pause);
+        timer(Instant::now() + pause).await.map_err(|_| TokenError::no_timer())?;
         // A token that came meanwhile, from a refresh that was given up or from another process, will
         // do, unless it may belong to the old credentials.
         let served = inner.snapshot().state.has_newer(newest, inner.now());
@@ -151,7 +139,7 @@ async fn attempt_once(
     loop {
         // A refresh that was given up because its runtime stalled makes no further requests.
         if !inner.extend(number) {
-            return (Err(lost()), lost_time);
+            return (Err(TokenError::lost()), lost_time);
         }
         // The supply ends an attempt itself after `longest`. This limit is an eighth later, for a
         // supply that does not.
@@ -165,12 +153,9 @@ async fn attempt_once(
         };
         let result = match deadline.wait_for(obtained, resumed).await {
             Ok(Ok(result)) => result.and_then(|obtained| accept(inner, obtained)),
-            Ok(Err(Panicked)) => Err(panicked()),
-            Err(WaitError::NoTimer) => Err(no_timer()),
-            Err(WaitError::DeadlinePassed) => Err(TokenError::new(
-                ErrorKind::Timeout,
-                format!("the token request was cancelled after {limit:?} without a result"),
-            )),
+            Ok(Err(Panicked)) => Err(TokenError::panicked()),
+            Err(WaitError::NoTimer) => Err(TokenError::no_timer()),
+            Err(WaitError::DeadlinePassed) => Err(TokenError::attempt_timeout(limit)),
         };
         lost_time += deadline.lost();
         let unanswered = result.as_ref().is_err_and(is_unanswered);
@@ -178,12 +163,7 @@ async fn attempt_once(
             return (result, lost_time);
         }
         repeated = true;
-        quietly(|| {
-            debug!(
-                event = "attempt_repeated",
-                "the process stood still during a token request; repeating the request"
-            );
-        });
+        events::attempt_repeated();
     }
 }
 
@@ -204,13 +184,7 @@ fn accept(inner: &Arc<Inner>, obtained: Obtained) -> Result<Refreshed, TokenErro
     let token = inner.token(supplied)?;
     let thresholds = inner.settings.schedule.thresholds(token.sent(), token.lifetime());
     if thresholds.expired.has_come(inner.now()) {
-        return Err(TokenError::new(
-            ErrorKind::Timeout,
-            format!(
-                "the new access token with a lifetime of {:?} expired before it could be used",
-                token.lifetime()
-            ),
-        ));
+        return Err(TokenError::expired_on_arrival(token.lifetime()));
     }
     Ok(Refreshed::Token { token, shared })
 }
@@ -230,16 +204,9 @@ fn is_worth_another_attempt(error: &TokenError) -> bool {
 
 fn report_success(inner: &Inner, attempt: u32, elapsed: Duration, refreshed: &Refreshed) {
     match refreshed {
-        Refreshed::Token { token, shared: false } => quietly(|| {
-            info!(
-                event = "token_obtained",
-                attempt,
-                duration = elapsed.as_secs_f64(),
-                expires_in = token.lifetime().as_secs_f64(),
-                generation = token.generation(),
-                "obtained an access token"
-            );
-        }),
+        Refreshed::Token { token, shared: false } => {
+            events::token_obtained(attempt, elapsed, token.lifetime(), token.generation());
+        }
         Refreshed::Token { token, shared: true } => report_shared(inner, token),
         Refreshed::Unchanged => {}
     }
@@ -247,16 +214,8 @@ fn report_success(inner: &Inner, attempt: u32, elapsed: Duration, refreshed: &Re
 
 /// Reports that this process uses a token that another process obtained.
 pub(super) fn report_shared(inner: &Inner, token: &AccessToken) {
-    let expires_in = token.expires().remaining(inner.now()).as_secs_f64();
-    quietly(|| {
-        info!(
-            event = "token_shared",
-            version = token.stamp().0,
-            expires_in,
-            generation = token.generation(),
-            "took the access token of another process from the store"
-        );
-    });
+    let expires_in = token.expires().remaining(inner.now());
+    events::token_shared(token.stamp().0, expires_in, token.generation());
 }
 
 /// Ends a refresh in the state: with its result, or as lost if the guard is dropped without one.
@@ -312,14 +271,8 @@ impl Drop for Guard {
         if self.completed {
             return;
         }
-        let error = lost();
+        let error = TokenError::lost();
         self.fail(Completion::Lost(error.clone()), &error);
-        self.span.in_scope(|| {
-            warn!(
-                event = "refresh_lost",
-                error = &error as &dyn Error,
-                "a token refresh was lost with its runtime; the next caller starts another one"
-            );
-        });
+        self.span.in_scope(|| events::refresh_lost(&error));
     }
 }

@@ -207,7 +207,7 @@ impl State {
     fn decide_missing(&self, now: Moment, want: Want) -> Decision {
         // A refresh that is still in progress after a shutdown brings no token.
         if self.closed {
-            return Decision::Fail(shut_down());
+            return Decision::Fail(TokenError::shut_down());
         }
         if let Some(flight) = &self.flight {
             return Decision::Wait(flight.overdue_at.monotonic);
@@ -240,10 +240,7 @@ impl State {
             return Decision::Fail(error);
         }
         if !want.can_start {
-            return Decision::Fail(TokenError::new(
-                ErrorKind::NoRuntime,
-                "no usable token is cached, and none can be requested outside of a tokio runtime",
-            ));
+            return Decision::Fail(TokenError::no_runtime());
         }
         let requested = want.newer_than.is_some();
         Decision::Refresh(if requested { Reason::Requested } else { Reason::Missing })
@@ -277,16 +274,8 @@ impl State {
         let cached = self.usable(now, Want::default())?;
         let token = cached.shards.token();
         let longest = cached.thresholds.due.sleep_from(token.sent());
-        (min_lifetime > longest).then(|| {
-            TokenError::new(
-                ErrorKind::Lifetime,
-                format!(
-                    "the request requires a token with {min_lifetime:?} of remaining lifetime; with \
-                     a token lifetime of {:?} at most {longest:?} can be required",
-                    token.lifetime()
-                ),
-            )
-        })
+        (min_lifetime > longest)
+            .then(|| TokenError::beyond_reach(min_lifetime, token.lifetime(), longest))
     }
 
     /// When the next refresh may start in the background. `None` while one is in progress, after a
@@ -373,7 +362,7 @@ impl State {
             self.flight = Some(Flight { overdue_at: now.plus(grace), extended: true, ..flight });
             return false;
         }
-        self.complete(flight.number, now, Completion::Lost(stalled()), random);
+        self.complete(flight.number, now, Completion::Lost(TokenError::stalled()), random);
         true
     }
 
@@ -465,7 +454,7 @@ impl State {
                 } else if current {
                     // The issuer returned a token that cannot be used, and the callers have none.
                     // Without a recorded failure each of them would request another one immediately.
-                    self.record_issuer(number, now, &not_newer(), random);
+                    self.record_issuer(number, now, &TokenError::not_newer(), random);
                 }
             }
             Completion::Unchanged if current => {
@@ -661,35 +650,6 @@ impl Failure {
             false => self.error.retry_in_after(retry_in),
         })
     }
-}
-
-pub(super) fn shut_down() -> TokenError {
-    TokenError::new(
-        ErrorKind::Shutdown,
-        "the token source was shut down and requests no more tokens",
-    )
-}
-
-pub(super) fn lost() -> TokenError {
-    TokenError::new(
-        ErrorKind::RuntimeLost,
-        "the tokio runtime of the token request shut down before the request completed; the next \
-         caller on another runtime requests a token",
-    )
-}
-
-fn stalled() -> TokenError {
-    TokenError::new(
-        ErrorKind::RuntimeLost,
-        "the tokio runtime of the token request stalled; the next caller requests another token",
-    )
-}
-
-fn not_newer() -> TokenError {
-    TokenError::new(
-        ErrorKind::Malformed,
-        "rejected the new access token, because it has expired or is older than an earlier one",
-    )
 }
 
 #[cfg(test)]

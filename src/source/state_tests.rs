@@ -217,7 +217,7 @@ fn only_the_issuer_moves_the_backoff_of_the_issuer() {
     let mut state = empty();
     for _ in 0..10 {
         let number = state.start(start, LONGEST).unwrap();
-        state.complete(number, start, Completion::Lost(lost()), 0.999);
+        state.complete(number, start, Completion::Lost(TokenError::lost()), 0.999);
     }
 
     // Callers wait out a short pause, and then a refresh starts.
@@ -234,7 +234,7 @@ fn the_first_lost_refresh_costs_no_pause() {
     let start = start();
     let mut state = empty();
     let number = state.start(start, LONGEST).unwrap();
-    state.complete(number, start, Completion::Lost(lost()), 0.999);
+    state.complete(number, start, Completion::Lost(TokenError::lost()), 0.999);
 
     assert_eq!(decision(&state, start, patient(start, secs(30))), "refresh: Missing");
 }
@@ -242,7 +242,7 @@ fn the_first_lost_refresh_costs_no_pause() {
 #[test]
 fn a_panic_fails_those_who_waited_for_it_and_nobody_else() {
     let start = start();
-    let panicked = TokenError::new(ErrorKind::Panicked, "panicked");
+    let panicked = TokenError::panicked();
     let state = failed(empty(), start, &panicked);
     let waited = Want { joined: Some(1), ..patient(start, secs(30)) };
 
@@ -367,7 +367,7 @@ fn a_refresh_that_was_given_up_clears_no_failure() {
     let start = start();
     let mut state = with_token(start);
     let number = state.start(start, LONGEST).unwrap();
-    state.complete(number, start, Completion::Lost(lost()), 0.0);
+    state.complete(number, start, Completion::Lost(TokenError::lost()), 0.0);
     let mut state = failed(state, start, &transient());
 
     state.complete(number, start, Completion::Unchanged, 0.0);

@@ -15,7 +15,7 @@ use std::{
 use super::fetch::FetchToken;
 use crate::{
     clock::{Clock, Deadline, Moment, WaitError},
-    error::{ErrorKind, StoreError, TokenError},
+    error::{StoreError, TokenError},
     ims::TokenResponse,
 };
 
@@ -140,16 +140,9 @@ impl<F: FetchToken> Supply for Direct<F> {
             let sent = self.clock.now();
             let fetched = caught(async { self.fetcher.fetch_token().await });
             let response = match Deadline::after(limit).wait_for(fetched, || {}).await {
-                Ok(fetched) => fetched.map_err(|Panicked| panicked())??,
-                Err(WaitError::DeadlinePassed) => {
-                    return Err(TokenError::new(
-                        ErrorKind::Timeout,
-                        format!(
-                            "the token fetcher did not return within {limit:?} and was cancelled"
-                        ),
-                    ));
-                }
-                Err(WaitError::NoTimer) => return Err(no_timer()),
+                Ok(fetched) => fetched.map_err(|Panicked| TokenError::panicked())??,
+                Err(WaitError::DeadlinePassed) => return Err(TokenError::fetcher_timeout(limit)),
+                Err(WaitError::NoTimer) => return Err(TokenError::no_timer()),
             };
             Ok(Obtained::Token(Supplied { response, sent, stamp: need.stamp, shared: false }))
         })
@@ -162,17 +155,6 @@ impl<F: FetchToken> Supply for Direct<F> {
     fn longest(&self) -> Duration {
         self.attempt_timeout
     }
-}
-
-pub(super) fn panicked() -> TokenError {
-    TokenError::new(ErrorKind::Panicked, "the token fetcher or credentials provider panicked")
-}
-
-pub(super) fn no_timer() -> TokenError {
-    TokenError::new(
-        ErrorKind::RuntimeLost,
-        "the tokio runtime is shutting down, or was built without a time driver",
-    )
 }
 
 /// The error of [`caught`]: the foreign code panicked.

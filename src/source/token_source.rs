@@ -24,7 +24,7 @@ use crate::error::ConfigError;
 use crate::{
     clock::Deadline,
     credentials::{Credentials, ProvideCredentials},
-    error::{ErrorKind, TokenError},
+    error::TokenError,
     ims::{ImsClient, ImsClientBuilder},
     telemetry::{Obtained, Telemetry},
 };
@@ -185,14 +185,14 @@ impl TokenSource {
     /// Ends the background work of this source for all its handles, and waits until it has ended.
     ///
     /// A refresh in progress is cancelled. A usable token that is cached is given out until it
-    /// expires; after that callers fail with [`ErrorKind::Shutdown`]. Dropping the last handle does
+    /// expires; after that callers fail with [`ErrorKind::Shutdown`](crate::ErrorKind::Shutdown). Dropping the last handle does
     /// the same without waiting.
     ///
     /// # Errors
     ///
     /// If the work has not ended within the [`acquire_timeout`](TokenSourceBuilder::acquire_timeout),
     /// because its runtime exists but is not driven. Outside of a Tokio runtime the work ends too,
-    /// but the call cannot wait for its end and returns [`ErrorKind::NoRuntime`].
+    /// but the call cannot wait for its end and returns [`ErrorKind::NoRuntime`](crate::ErrorKind::NoRuntime).
     ///
     /// # Cancellation
     ///
@@ -211,15 +211,8 @@ impl TokenSource {
     pub(super) async fn ended(&self, since: Instant) -> Result<(), TokenError> {
         let limit = self.inner().settings.acquire_timeout;
         let left = limit.saturating_sub(since.elapsed());
-        timeout(left, self.inner().tasks_ended()).await.map_err(|_| {
-            TokenError::new(
-                ErrorKind::AcquireTimeout,
-                format!(
-                    "the background work of the token source has not ended within {limit:?}; it ends \
-                     when its runtime is driven again or dropped"
-                ),
-            )
-        })
+        let ended = timeout(left, self.inner().tasks_ended()).await;
+        ended.map_err(|_| TokenError::not_ended(limit))
     }
 
     /// Ends the background work, without waiting for its end.

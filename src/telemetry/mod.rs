@@ -91,6 +91,7 @@
 //! # }
 //! ```
 
+pub(crate) mod events;
 #[cfg(feature = "metrics")]
 mod recorder;
 #[cfg(not(feature = "metrics"))]
