@@ -70,6 +70,7 @@ mod credentials;
 mod error;
 #[cfg(feature = "store")]
 mod fleet;
+mod foreign;
 #[doc = include_str!("../docs/guide.md")]
 pub mod guide {}
 mod ims;

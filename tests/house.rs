@@ -12,13 +12,14 @@ use std::{
 const ARROWS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("clock", &[]),
+    ("foreign", &[]),
     ("credentials", &["error"]),
     ("ims", &["clock", "credentials", "error"]),
-    ("telemetry", &["error"]),
+    ("telemetry", &["error", "foreign"]),
     ("store", &["clock", "credentials", "error", "telemetry"]),
-    ("source", &["clock", "credentials", "error", "ims", "telemetry"]),
-    ("fleet", &["clock", "error", "ims", "source", "store", "telemetry"]),
-    ("middleware", &["clock", "error", "source", "telemetry"]),
+    ("source", &["clock", "credentials", "error", "foreign", "ims", "telemetry"]),
+    ("fleet", &["clock", "error", "foreign", "ims", "source", "store", "telemetry"]),
+    ("middleware", &["clock", "error", "foreign", "source", "telemetry"]),
     ("reqwest_chain", &["error", "middleware", "telemetry"]),
     ("mock", &["store"]),
 ];
@@ -52,9 +53,17 @@ fn imports(code: &str, path: &str) -> Vec<String> {
                 for (at, sign) in list.char_indices() {
                     match sign {
                         '{' => depth += 1,
-                        '}' if depth == 0 => break,
+                        ',' | '}' if depth == 0 => {
+                            // A module alone, whose name no path follows.
+                            if start < at {
+                                found.push(&list[start..]);
+                            }
+                            if sign == '}' {
+                                break;
+                            }
+                            start = at + 1;
+                        }
                         '}' => depth -= 1,
-                        ',' if depth == 0 => start = at + 1,
                         ':' if depth == 0 && start < at => {
                             found.push(&list[start..]);
                             start = list.len();
@@ -167,6 +176,8 @@ fn reads_imports_alone_and_in_braces() {
     assert_eq!(imports("use crate::error::TokenError;", "crate::"), ["error"]);
     let nested = "use crate::{ clock::{Clock, Moment}, error::{ErrorKind, TokenError}, store::A };";
     assert_eq!(imports(nested, "crate::"), ["clock", "error", "store"]);
+    let modules = "use super::{ acquire, state::{State, Want}, tenants };";
+    assert_eq!(imports(modules, "use super::"), ["acquire", "state", "tenants"]);
     assert_eq!(imports("let x = crate::ims::ImsClient::builder(c);", "crate::"), ["ims"]);
 }
 

@@ -14,8 +14,9 @@ use super::visit::Owed;
 use crate::{
     clock::{Clock, Moment, unix_millis},
     error::{BoxError, StoreError},
+    foreign::caught,
     ims::ImsClient,
-    source::{Schedule, caught},
+    source::Schedule,
     store::{ErasedTokenStore, Keys, name},
     telemetry::StoreTelemetry,
 };

@@ -14,7 +14,8 @@ use super::{
 use crate::{
     clock::MAX_LIFETIME,
     error::ConfigError,
-    source::{Supply, TokenSourceBuilder, WrapSupply, Wrapped},
+    ims::ImsClient,
+    source::{Settings, Supply, TokenSourceBuilder, WrapSupply},
     store::{ErasedTokenStore, Keys, StoreKey, TokenStore, name},
     telemetry::StoreTelemetry,
 };
@@ -52,9 +53,13 @@ impl Default for Sharing {
 }
 
 impl WrapSupply for Sharing {
-    fn wrap(self: Box<Self>, wrapped: Wrapped) -> Result<Arc<dyn Supply>, ConfigError> {
+    fn wrap(
+        self: Box<Self>,
+        supply: Arc<dyn Supply>,
+        ims: Option<ImsClient>,
+        source: &Settings,
+    ) -> Result<Arc<dyn Supply>, ConfigError> {
         let Self { store, name: given, keys, timeout, lease_ttl } = *self;
-        let Wrapped { supply, ims, name: source, .. } = wrapped;
         let Some(store) = store else { return Ok(supply) };
         keys.check()?;
         for (name, time) in [("store_timeout", timeout), ("lease_ttl", lease_ttl)] {
@@ -77,11 +82,11 @@ impl WrapSupply for Sharing {
             keys,
             timeout: timeout.min(MAX_LIFETIME),
             lease_ttl: lease_ttl.min(MAX_LIFETIME),
-            schedule: wrapped.schedule,
-            clock: wrapped.clock,
-            attempt_timeout: wrapped.attempt_timeout,
-            retry_after_cap: wrapped.retry_after_cap,
-            telemetry: StoreTelemetry::new(&source),
+            schedule: source.schedule,
+            clock: source.clock.clone(),
+            attempt_timeout: source.attempt_timeout,
+            retry_after_cap: source.backoff.retry_after_cap,
+            telemetry: StoreTelemetry::new(&source.name),
             known: AtomicU64::default(),
             own: AtomicU64::default(),
             failure: Mutex::default(),

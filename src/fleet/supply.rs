@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::{StoreError, TokenError},
-    source::{BoxFuture, Need, Obtained, Supplied, Supply},
+    source::{BoxFuture, Need, Supplied, Supply},
 };
 
 /// Takes tokens from the store, and asks the supply inside only if this process has the lease, or if
@@ -26,12 +26,12 @@ impl Fleet {
 }
 
 impl Supply for Fleet {
-    fn obtain(&self, need: Need) -> BoxFuture<'_, Result<Obtained, TokenError>> {
+    fn obtain(&self, need: Need) -> BoxFuture<'_, Result<Option<Supplied>, TokenError>> {
         Box::pin(async move {
             let mut visit = Visit::new(&self.common, need);
             match visit.ask().await {
-                Asked::Token(supplied) => Ok(Obtained::Token(supplied)),
-                Asked::Keep => Ok(Obtained::Unchanged),
+                Asked::Token(supplied) => Ok(Some(supplied)),
+                Asked::Keep => Ok(None),
                 Asked::Told(turn, error) => visit.end(turn, Err(error)).await,
                 Asked::Turn(turn) => {
                     let result = self.supply.obtain(need).await;

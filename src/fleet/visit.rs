@@ -12,9 +12,9 @@ use super::{
 use crate::{
     clock::unix_millis,
     error::{BoxError, StoreError, TokenError},
-    source::{Need, Obtained, Reason, Stamp, Supplied},
+    foreign::quietly,
+    source::{Need, Reason, Stamp, Supplied},
     store::{Lease, Payload, Saved, is_sane, seal},
-    telemetry::quietly,
 };
 
 /// After a shorter pause it is not looked for what IMS told others.
@@ -246,20 +246,20 @@ impl<'a> Visit<'a> {
     pub(super) async fn end(
         &mut self,
         turn: Turn,
-        result: Result<Obtained, TokenError>,
-    ) -> Result<Obtained, TokenError> {
+        result: Result<Option<Supplied>, TokenError>,
+    ) -> Result<Option<Supplied>, TokenError> {
         let Turn { lease, spare, refusals, .. } = turn;
         let common = self.common;
         // A token that was requested without a lease is ordered by the time of its request: after the
         // tokens that were leased before, and before those that are leased from now on.
         let sent = match &result {
-            Ok(Obtained::Token(supplied)) => unix_millis(supplied.sent.wall).min(MAX_VERSION),
+            Ok(Some(supplied)) => unix_millis(supplied.sent.wall).min(MAX_VERSION),
             _ => 0,
         };
         let mut stamp = sent.max(self.need.stamp.0).max(common.known() + 1);
         if let Some(leased) = lease {
             match &result {
-                Ok(Obtained::Token(supplied)) => {
+                Ok(Some(supplied)) => {
                     stamp = leased.1.version();
                     common.knows(stamp);
                     common.own.store(stamp, Ordering::Release);
@@ -267,7 +267,7 @@ impl<'a> Visit<'a> {
                     let refusals = if suspect { refusals.saturating_add(1) } else { 0 };
                     self.save(&leased, supplied, refusals).await;
                 }
-                Ok(Obtained::Unchanged) => {}
+                Ok(None) => {}
                 Err(error) => {
                     let asked = error.retry_after().unwrap_or_default();
                     let delay =
@@ -286,11 +286,9 @@ impl<'a> Visit<'a> {
                     error = &error as &dyn std::error::Error,
                     "could not fetch an access token; using the one in the store"
                 );
-                Ok(Obtained::Token(spare))
+                Ok(Some(spare))
             }
-            (Ok(Obtained::Token(supplied)), _) => {
-                Ok(Obtained::Token(Supplied { stamp: Stamp(stamp), ..supplied }))
-            }
+            (Ok(Some(supplied)), _) => Ok(Some(Supplied { stamp: Stamp(stamp), ..supplied })),
             (result, _) => result,
         }
     }

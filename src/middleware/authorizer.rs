@@ -17,8 +17,9 @@ use super::{
 use crate::{
     clock::Deadline,
     error::{InsecureUri, TokenError},
-    source::{AccessToken, OriginKey, TokenSource},
-    telemetry::{Obtained, Recovery, quietly},
+    foreign::quietly,
+    source::{AccessToken, OriginKey, TokenSource, Want},
+    telemetry::{Obtained, Recovery},
 };
 
 static API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -56,7 +57,7 @@ pub(crate) struct Sent {
 struct TokenRequirements<'a> {
     /// A source other than the layer's.
     source: Option<&'a TokenSource>,
-    min_lifetime: Duration,
+    want: Want,
     limit: Option<Duration>,
 }
 
@@ -64,7 +65,7 @@ struct TokenRequirements<'a> {
 #[derive(Clone)]
 pub(crate) struct PendingToken {
     tokens: TokenSource,
-    min_lifetime: Duration,
+    want: Want,
     deadline: Deadline,
     origin: OriginKey,
 }
@@ -119,10 +120,9 @@ impl Authorizer {
     // Out of line, because most requests have none.
     #[inline(never)]
     fn cached_for(&self, extensions: &Extensions) -> Option<AccessToken> {
-        let TokenRequirements { source, min_lifetime, .. } =
-            TokenRequirements::of(Some(extensions));
+        let TokenRequirements { source, want, .. } = TokenRequirements::of(Some(extensions));
         let tokens = source.unwrap_or(&self.tokens);
-        if min_lifetime.is_zero() { tokens.cached() } else { tokens.cached_for(min_lifetime) }
+        if want.min_lifetime.is_zero() { tokens.cached() } else { tokens.cached_for(want) }
     }
 
     #[inline]
@@ -137,10 +137,10 @@ impl Authorizer {
         extensions: Option<&Extensions>,
         origin: OriginKey,
     ) -> PendingToken {
-        let TokenRequirements { source, min_lifetime, limit } = TokenRequirements::of(extensions);
+        let TokenRequirements { source, want, limit } = TokenRequirements::of(extensions);
         let tokens = source.unwrap_or(&self.tokens).clone();
         let deadline = tokens.deadline(limit);
-        PendingToken { tokens, min_lifetime, deadline, origin }
+        PendingToken { tokens, want, deadline, origin }
     }
 
     /// Inserts the headers of `token`. `Authorization` replaces the caller's value; the other
@@ -167,11 +167,12 @@ impl<'a> TokenRequirements<'a> {
     #[inline]
     fn of(extensions: Option<&'a Extensions>) -> Self {
         let Some(extensions) = extensions.filter(|extensions| !extensions.is_empty()) else {
-            return Self { source: None, min_lifetime: Duration::ZERO, limit: None };
+            return Self { source: None, want: Want::default(), limit: None };
         };
+        let min_lifetime = extensions.get().map_or(Duration::ZERO, |MinLifetime(least)| *least);
         Self {
             source: extensions.get(),
-            min_lifetime: extensions.get().map_or(Duration::ZERO, |MinLifetime(least)| *least),
+            want: Want::lasting(min_lifetime),
             limit: extensions.get().map(|AcquireTimeout(limit)| *limit),
         }
     }
@@ -191,8 +192,8 @@ impl PendingToken {
     ///
     /// If no token could be obtained by the deadline of the request.
     pub(crate) fn acquire(&self) -> TokenFuture {
-        let Self { tokens, min_lifetime, deadline, .. } = self.clone();
-        Box::pin(async move { tokens.acquire(min_lifetime, deadline).await })
+        let Self { tokens, want, deadline, .. } = self.clone();
+        Box::pin(async move { tokens.acquire(want, deadline).await })
     }
 
     /// Waits for another token than `refused`.
@@ -201,14 +202,14 @@ impl PendingToken {
     ///
     /// If none comes by the deadline of the request, or if none is requested.
     pub(crate) fn acquire_another(&self, refused: &AccessToken) -> TokenFuture {
-        let Self { tokens, min_lifetime, deadline, .. } = self.clone();
-        let refused = refused.clone();
-        Box::pin(async move { tokens.acquire_another(&refused, min_lifetime, deadline).await })
+        let Self { tokens, want, deadline, .. } = self.clone();
+        let want = want.after_refusal_of(refused);
+        Box::pin(async move { tokens.acquire(want, deadline).await })
     }
 
     /// The token, if a usable one is cached now. Does not wait.
     pub(super) fn usable(&self) -> Option<AccessToken> {
-        self.tokens.acquire_now(self.min_lifetime)
+        self.tokens.try_acquire(self.want)
     }
 
     /// Counts the request as sent with `token`, and returns the token and the origin.

@@ -44,6 +44,8 @@ struct Inner {
     secret: SecretString,
     generation: u64,
     stamp: Stamp,
+    /// `true` if another process obtained the token.
+    shared: bool,
     /// When the token was requested.
     sent: Moment,
     expires: Moment,
@@ -79,7 +81,7 @@ impl AccessToken {
         generation: u64,
         owner: Weak<dyn TokenOwner>,
     ) -> Result<Self, TokenError> {
-        let Supplied { response, sent, stamp, .. } = supplied;
+        let Supplied { response, sent, stamp, shared } = supplied;
         let lifetime = response.expires_in.min(MAX_LIFETIME);
         let secret = response.access_token.expose_secret();
         if secret.is_empty() {
@@ -99,6 +101,7 @@ impl AccessToken {
             secret: response.access_token,
             generation,
             stamp,
+            shared,
             sent,
             expires: sent.plus(lifetime),
             lifetime,
@@ -149,6 +152,11 @@ impl AccessToken {
 
     pub(crate) fn stamp(&self) -> Stamp {
         self.inner().stamp
+    }
+
+    /// Returns whether another process obtained the token.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.inner().shared
     }
 
     pub(crate) fn sent(&self) -> Moment {

@@ -16,14 +16,15 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    inner::{Inner, TaskGuard},
-    refresh::{self, Start},
+    inner::{Inner, Registration, TaskGuard},
+    refresh,
     state::State,
-    supply::{Reason, Supply, caught},
+    supply::{Reason, Supply},
     sync::{Handle, watch},
 };
 use crate::{
     clock::{Moment, timer},
+    foreign::caught,
     telemetry::events,
 };
 
@@ -59,11 +60,8 @@ pub(super) fn ensure(inner: &Arc<Inner>, now: Moment) {
 
 #[cold]
 fn start(inner: &Arc<Inner>, now: Moment) {
-    let Ok(runtime) = Handle::try_current() else { return };
-    let Some(task) = inner.register_task() else { return };
-    if let Some(ticket) = inner.register_background(now, runtime.id()) {
-        let source = Arc::downgrade(inner);
-        let registration = Registration { source, ticket, suitable: true };
+    let (Ok(runtime), Some(task)) = (Handle::try_current(), inner.register_task()) else { return };
+    if let Some(registration) = inner.register_background(now, runtime.id()) {
         runtime.spawn(run(registration, task, Arc::clone(&inner.supply)));
     }
 }
@@ -89,17 +87,12 @@ async fn run(mut registration: Registration, task: TaskGuard, supply: Arc<dyn Su
 /// Job 1: refreshes the token when it is due. Ends when the source is dropped or another background
 /// task has taken over.
 async fn refresh_when_due(registration: &Registration) {
-    let Some(mut changes) = registration.source.upgrade().map(|inner| inner.subscribe()) else {
-        return;
-    };
+    let Some(mut changes) = registration.source().map(|inner| inner.subscribe()) else { return };
     // Refreshes are at least `MIN_INTERVAL` apart. Reviews of an overdue refresh are not held back.
     let mut not_before: Option<Moment> = None;
     loop {
         changes.mark_unchanged();
-        let Some(inner) = registration.source.upgrade() else { return };
-        if !inner.is_background(registration.ticket) {
-            return;
-        }
+        let Some(inner) = registration.source() else { return };
         let now = inner.now();
         inner.report_expiry();
         let held_back = not_before.filter(|at| !at.has_come(now));
@@ -123,20 +116,12 @@ async fn refresh_when_due(registration: &Registration) {
 
 /// Reviews an overdue refresh, or starts one that is due. Returns whether one was started.
 fn act(inner: &Arc<Inner>, now: Moment, may_start: bool) -> bool {
-    let snapshot = inner.snapshot();
-    let overdue = snapshot.state.is_overdue(now);
-    let reason = snapshot.state.background_reason(now).filter(|_| may_start);
-    drop(snapshot);
-    if overdue {
+    let due = |state: &State| state.background_reason(now);
+    let reason = due(&inner.snapshot().state).filter(|_| may_start);
+    if inner.snapshot().state.is_overdue(now) {
         review_overdue(inner);
     }
-    match reason {
-        Some(reason) => {
-            let wanted = |state: &State| state.background_reason(now).is_some();
-            refresh::start(inner, reason, wanted) == Start::Done
-        }
-        None => false,
-    }
+    reason.is_some_and(|it| refresh::start(inner, it, |state| due(state).is_some()).is_ok())
 }
 
 /// Reviews an overdue refresh: gives it more time once, then gives it up.
@@ -169,20 +154,16 @@ async fn watch_credentials(source: &Weak<Inner>, supply: &dyn Supply) {
         refresh_ended(source, changes).await;
         let Some(inner) = source.upgrade() else { return };
         let now = inner.now();
-        refresh::start(&inner, Reason::CredentialsChanged, |state| !state.is_backing_off(now));
+        let wanted = |state: &State| !state.is_backing_off(now);
+        let _ = refresh::start(&inner, Reason::CredentialsChanged, wanted);
     }
 }
 
 /// Waits for the end of the refresh in progress, which may have read the old credentials.
 async fn refresh_ended(source: &Weak<Inner>, mut changes: watch::Receiver<()>) {
-    loop {
-        changes.mark_unchanged();
-        let refreshing =
-            source.upgrade().is_some_and(|inner| inner.snapshot().state.is_refreshing());
-        if !refreshing || changes.changed().await.is_err() {
-            return;
-        }
-    }
+    let refreshing =
+        || source.upgrade().is_some_and(|inner| inner.snapshot().state.is_refreshing());
+    while refreshing() && changes.changed().await.is_ok() {}
 }
 
 /// Job 3: caches the tokens that other processes announce. Ends when the source is dropped.
@@ -197,22 +178,5 @@ async fn watch_announcements(source: &Weak<Inner>, supply: &dyn Supply) {
         }
         drop(inner);
         sleep(ANNOUNCEMENT_PAUSE).await;
-    }
-}
-
-/// The registration of a background task. Dropping it unregisters the task; the end of the runtime
-/// drops it as well.
-struct Registration {
-    source: Weak<Inner>,
-    ticket: u64,
-    /// Whether its runtime can run it.
-    suitable: bool,
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        if let Some(inner) = self.source.upgrade() {
-            inner.unregister_background(self.ticket, self.suitable);
-        }
     }
 }

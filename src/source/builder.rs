@@ -11,10 +11,7 @@ use std::{
 use super::{
     fetch::FetchToken,
     inner::{Inner, Settings},
-    policy::{
-        backoff::Backoff,
-        schedule::{DEFAULT_REFRESH_AT, Schedule},
-    },
+    policy::{Backoff, Schedule},
     supply::{Direct, Supply},
     token_source::TokenSource,
 };
@@ -65,34 +62,29 @@ use crate::{
 pub struct TokenSourceBuilder<F> {
     fetcher: F,
     settings: Settings,
+    /// `None` until the user sets it.
+    attempt_timeout: Option<Duration>,
     wrapper: Option<Box<dyn WrapSupply>>,
 }
 
 /// Settings from outside of this module that wrap the supply of a source, such as those of a token
 /// store that many processes share.
 pub(crate) trait WrapSupply: fmt::Debug + Send {
-    /// Wraps `supply`, or returns it unchanged.
+    /// Wraps `supply`, or returns it unchanged. `ims` is the client that requests the tokens, if they
+    /// come from IMS.
     ///
     /// # Errors
     ///
     /// If the settings are invalid.
-    fn wrap(self: Box<Self>, supply: Wrapped) -> Result<Arc<dyn Supply>, ConfigError>;
+    fn wrap(
+        self: Box<Self>,
+        supply: Arc<dyn Supply>,
+        ims: Option<ImsClient>,
+        source: &Settings,
+    ) -> Result<Arc<dyn Supply>, ConfigError>;
 
     #[cfg(feature = "store")]
     fn as_any(&mut self) -> &mut dyn Any;
-}
-
-/// The supply to wrap, with the facts about its source that the wrapper needs.
-#[cfg_attr(not(feature = "store"), expect(dead_code, reason = "only a store wraps a supply"))]
-pub(crate) struct Wrapped {
-    pub(crate) supply: Arc<dyn Supply>,
-    /// The client that requests the tokens, if they come from IMS.
-    pub(crate) ims: Option<ImsClient>,
-    pub(crate) name: Arc<str>,
-    pub(crate) schedule: Schedule,
-    pub(crate) clock: Clock,
-    pub(crate) attempt_timeout: Duration,
-    pub(crate) retry_after_cap: Duration,
 }
 
 /// The lowest value for [`backoff_cap`](TokenSourceBuilder::backoff_cap), so that no setting floods
@@ -109,17 +101,17 @@ pub struct Custom<F>(pub(super) F);
 impl<F> TokenSourceBuilder<F> {
     pub(super) fn new(fetcher: F) -> Self {
         let settings = Settings {
-            schedule: Schedule { refresh_at: DEFAULT_REFRESH_AT, jitter: fastrand::f64() },
+            schedule: Schedule { jitter: fastrand::f64(), ..Schedule::default() },
             backoff: Backoff::default(),
             clock: Clock::default(),
             keep_warm: true,
             acquire_timeout: Duration::from_secs(30),
-            attempt_timeout: None,
+            attempt_timeout: DEFAULT_ATTEMPT_TIMEOUT,
             attempts: 3,
             retry_for: Duration::from_secs(5),
             name: "default".into(),
         };
-        Self { fetcher, settings, wrapper: None }
+        Self { fetcher, settings, attempt_timeout: None, wrapper: None }
     }
 
     /// The settings of the wrapper of type `W`, which is added if none is set. `None` if a wrapper of
@@ -171,7 +163,7 @@ impl<F> TokenSourceBuilder<F> {
     /// [`request_timeout`](TokenSourceBuilder::request_timeout), which leaves time to read the
     /// credentials and to try a second secret.
     pub fn attempt_timeout(mut self, limit: Duration) -> Self {
-        self.settings.attempt_timeout = Some(limit);
+        self.attempt_timeout = Some(limit);
         self
     }
 
@@ -216,54 +208,43 @@ impl<F> TokenSourceBuilder<F> {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let Settings { schedule, backoff, acquire_timeout, attempt_timeout, attempts, .. } =
-            &self.settings;
-        if !(schedule.refresh_at > 0.0 && schedule.refresh_at < 1.0) {
-            return Err(ConfigError::new("`refresh_at` must be between 0 and 1"));
-        }
-        if acquire_timeout.is_zero() {
-            return Err(ConfigError::new("`acquire_timeout` must not be zero"));
-        }
-        if attempt_timeout.is_some_and(|limit| limit.is_zero()) {
-            return Err(ConfigError::new("`attempt_timeout` must not be zero"));
-        }
-        if backoff.cap < MIN_BACKOFF_CAP {
-            return Err(ConfigError::new(format!(
-                "`backoff_cap` must be at least {MIN_BACKOFF_CAP:?}, so that IMS is not flooded"
-            )));
-        }
-        if *attempts == 0 {
-            return Err(ConfigError::new("`attempts` must be at least 1"));
-        }
-        Ok(())
+        let Settings { schedule, backoff, acquire_timeout, attempts, .. } = &self.settings;
+        let rules = [
+            (
+                schedule.refresh_at > 0.0 && schedule.refresh_at < 1.0,
+                "`refresh_at` must be between 0 and 1",
+            ),
+            (!acquire_timeout.is_zero(), "`acquire_timeout` must not be zero"),
+            (self.attempt_timeout != Some(Duration::ZERO), "`attempt_timeout` must not be zero"),
+            (
+                backoff.cap >= MIN_BACKOFF_CAP,
+                "`backoff_cap` must be at least 10ms, so that IMS is not flooded",
+            ),
+            (*attempts > 0, "`attempts` must be at least 1"),
+        ];
+        let broken = rules.into_iter().find(|(holds, _)| !holds);
+        broken.map_or(Ok(()), |(_, message)| Err(ConfigError::new(message)))
     }
+}
 
-    fn finish<T: FetchToken>(
-        settings: Settings,
-        fetcher: T,
-        ims: Option<ImsClient>,
-        wrapper: Option<Box<dyn WrapSupply>>,
-    ) -> Result<TokenSource, ConfigError> {
-        let attempt_timeout = settings.attempt_timeout.unwrap_or(match &ims {
-            // Leaves time to read the credentials, and to try a second secret.
-            Some(ims) => ims.request_timeout().saturating_mul(2),
-            None => DEFAULT_ATTEMPT_TIMEOUT,
-        });
-        let clock = settings.clock.clone();
-        let mut supply: Arc<dyn Supply> = Arc::new(Direct { fetcher, attempt_timeout, clock });
-        if let Some(wrapper) = wrapper {
-            supply = wrapper.wrap(Wrapped {
-                supply,
-                ims,
-                name: Arc::clone(&settings.name),
-                schedule: settings.schedule,
-                clock: settings.clock.clone(),
-                attempt_timeout,
-                retry_after_cap: settings.backoff.retry_after_cap,
-            })?;
-        }
-        Ok(TokenSource::from_inner(Inner::new(settings, supply)))
-    }
+/// Builds a source whose tokens come from `fetcher`, which asks `ims` or is the user's own.
+fn finish(
+    settings: Settings,
+    fetcher: impl FetchToken,
+    ims: Option<ImsClient>,
+    wrapper: Option<Box<dyn WrapSupply>>,
+) -> Result<TokenSource, ConfigError> {
+    let direct = direct(fetcher, &settings);
+    let supply = match wrapper {
+        Some(wrapper) => wrapper.wrap(direct, ims, &settings)?,
+        None => direct,
+    };
+    Ok(TokenSource::from_inner(Inner::new(settings, supply)))
+}
+
+fn direct(fetcher: impl FetchToken, settings: &Settings) -> Arc<dyn Supply> {
+    let (attempt_timeout, clock) = (settings.attempt_timeout, settings.clock.clone());
+    Arc::new(Direct { fetcher, attempt_timeout, clock })
 }
 
 impl TokenSourceBuilder<ImsClientBuilder> {
@@ -300,9 +281,12 @@ impl TokenSourceBuilder<ImsClientBuilder> {
     /// [`transport`](ImsClientBuilder::transport).
     pub fn build(self) -> Result<TokenSource, ConfigError> {
         self.check()?;
-        let Self { fetcher, settings, wrapper } = self;
+        let Self { fetcher, mut settings, attempt_timeout, wrapper } = self;
         let client = fetcher.build()?.with_clock(settings.clock.clone());
-        Self::finish(settings, client.clone(), Some(client), wrapper)
+        // Leaves time to read the credentials, and to try a second secret.
+        let default = client.request_timeout().saturating_mul(2);
+        settings.attempt_timeout = attempt_timeout.unwrap_or(default);
+        finish(settings, client.clone(), Some(client), wrapper)
     }
 }
 
@@ -314,16 +298,16 @@ impl<F: FetchToken> TokenSourceBuilder<Custom<F>> {
     /// If a setting is invalid.
     pub fn build(self) -> Result<TokenSource, ConfigError> {
         self.check()?;
-        let Self { fetcher, settings, wrapper } = self;
-        Self::finish(settings, fetcher.0, None, wrapper)
+        let Self { fetcher, mut settings, attempt_timeout, wrapper } = self;
+        settings.attempt_timeout = attempt_timeout.unwrap_or(DEFAULT_ATTEMPT_TIMEOUT);
+        finish(settings, fetcher.0, None, wrapper)
     }
 
     /// Builds the source with the default settings, which are valid.
     pub(super) fn start(self) -> TokenSource {
         let Self { fetcher, settings, .. } = self;
-        let (attempt_timeout, clock) = (DEFAULT_ATTEMPT_TIMEOUT, settings.clock.clone());
-        let supply = Direct { fetcher: fetcher.0, attempt_timeout, clock };
-        TokenSource::from_inner(Inner::new(settings, Arc::new(supply)))
+        let supply = direct(fetcher.0, &settings);
+        TokenSource::from_inner(Inner::new(settings, supply))
     }
 }
 

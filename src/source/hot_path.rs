@@ -38,87 +38,57 @@ pub(super) struct FastLane {
     shards: Arc<Shards>,
     /// From here on the state decides: a refresh is due or overdue, or the token has expired.
     until: Moment,
-    /// From here on the token is due for refresh. For the metrics.
-    due: Moment,
+    /// A token with this remaining lifetime or less is due for refresh. For the metrics.
+    due: Duration,
     /// `true` if one check per tick is enough for the lifetime of this token.
     ticked: bool,
     /// The number of the last tick in which `until` had not come.
     checked: AtomicU64,
-    /// The [`Freshness`] of the token at the last check, in one number. For the metrics.
-    freshness: AtomicU64,
-}
-
-/// The result of entering the fast lane.
-#[derive(Debug)]
-pub(super) enum Lane<'a> {
-    /// This token may be sent.
-    Open(&'a AccessToken),
-    /// This token may be sent. The clocks were read for that, once in this tick.
-    Checked(&'a AccessToken, Moment),
-    /// The state has to decide.
-    Closed,
-}
-
-/// The freshness of a token, for the metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Freshness {
-    pub(super) remaining: Duration,
-    pub(super) is_due: bool,
+    /// The remaining lifetime at the last check, in milliseconds. For the metrics.
+    remaining: AtomicU64,
 }
 
 impl FastLane {
     pub(super) fn new(shards: Arc<Shards>, until: Moment, due: Moment) -> Self {
         let ticked = shards.token().lifetime() >= MIN_TICKED_LIFETIME;
-        let (checked, freshness) = (AtomicU64::new(Tick::NEVER), AtomicU64::new(0));
-        Self { shards, until, due, ticked, checked, freshness }
+        let due = shards.token().expires().remaining(due);
+        let (checked, remaining) = (AtomicU64::new(Tick::NEVER), AtomicU64::new(0));
+        Self { shards, until, due, ticked, checked, remaining }
     }
 
-    /// The token, if it can be sent now without a decision.
+    /// The token, if it can be sent now without a decision; and the time, if the clocks were read for
+    /// that.
     ///
     /// The first request in a tick reads both clocks; the others compare one number. `Relaxed` is
     /// enough, because the number of a tick refers to no other memory: a thread that reads an old one
     /// only checks once more.
     #[inline]
-    pub(super) fn enter(&self, clock: &Clock) -> Lane<'_> {
+    pub(super) fn enter(&self, clock: &Clock) -> Option<(&AccessToken, Option<Moment>)> {
         let tick = clock.tick();
         if tick.is_some_and(|tick| tick.number() == self.checked.load(Ordering::Relaxed)) {
-            return Lane::Open(self.shards.pick());
+            return Some((self.shards.pick(), None));
         }
         self.check(clock, tick)
     }
 
     #[cold]
-    fn check(&self, clock: &Clock, tick: Option<Tick>) -> Lane<'_> {
+    fn check(&self, clock: &Clock, tick: Option<Tick>) -> Option<(&AccessToken, Option<Moment>)> {
         let now = clock.now();
         if self.until.has_come(now) {
-            return Lane::Closed;
+            return None;
         }
-        self.freshness.store(self.freshness_at(now).to_bits(), Ordering::Relaxed);
+        let remaining = self.shards.token().expires().remaining(now).as_millis();
+        self.remaining.store(u64::try_from(remaining).unwrap_or(u64::MAX), Ordering::Relaxed);
         if let Some(tick) = tick.filter(|_| self.ticked && !Clock::is_paused()) {
             self.checked.store(tick.number(), Ordering::Relaxed);
         }
-        Lane::Checked(self.shards.pick(), now)
+        Some((self.shards.pick(), Some(now)))
     }
 
-    /// How fresh the token was at the last check.
-    pub(super) fn freshness(&self) -> Freshness {
-        Freshness::from_bits(self.freshness.load(Ordering::Relaxed))
-    }
-
-    fn freshness_at(&self, now: Moment) -> Freshness {
-        let remaining = self.shards.token().expires().remaining(now);
-        Freshness { remaining, is_due: self.due.has_come(now) }
-    }
-}
-
-impl Freshness {
-    fn to_bits(self) -> u64 {
-        let millis = u64::try_from(self.remaining.as_millis()).unwrap_or(u64::MAX >> 1);
-        millis << 1 | u64::from(self.is_due)
-    }
-
-    fn from_bits(bits: u64) -> Self {
-        Self { remaining: Duration::from_millis(bits >> 1), is_due: bits & 1 == 1 }
+    /// The remaining lifetime of the token at the last check, and whether the token was due then.
+    pub(super) fn freshness(&self) -> (Duration, bool) {
+        let remaining = Duration::from_millis(self.remaining.load(Ordering::Relaxed));
+        (remaining, remaining <= self.due)
     }
 }
 

@@ -6,8 +6,7 @@
 //! is published and the mutex is released, so that it can neither block nor poison the mutex.
 
 use std::{
-    fmt,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, PoisonError, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -15,10 +14,10 @@ use arc_swap::Guard;
 use tokio::time::Instant;
 
 use super::{
-    access_token::AccessToken,
+    access_token::{AccessToken, OriginKey, TokenOwner},
     hot_path::FastLane,
-    policy::{backoff::Backoff, refusals::Refusals, schedule::Schedule},
-    state::{Completion, State},
+    policy::{Backoff, Refusals, Schedule},
+    state::State,
     status::Status,
     supply::{Need, Reason, Stamp, Supplied, Supply},
     sync::{ArcSwap, AtomicU64, AtomicUsize, Id, Mutex, MutexGuard, watch},
@@ -26,23 +25,23 @@ use super::{
 use crate::{
     clock::{Clock, Moment},
     error::TokenError,
-    source::access_token::{OriginKey, TokenOwner},
-    telemetry::{Obtained, Telemetry, quietly},
+    foreign::quietly,
+    telemetry::{Obtained, Telemetry},
 };
 
 /// The settings of a source, from its builder.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
-    pub(super) schedule: Schedule,
-    pub(super) backoff: Backoff,
-    pub(super) clock: Clock,
+pub(crate) struct Settings {
+    pub(crate) schedule: Schedule,
+    pub(crate) backoff: Backoff,
+    pub(crate) clock: Clock,
     /// `true` if the token is refreshed in the background also without traffic.
     pub(super) keep_warm: bool,
     pub(super) acquire_timeout: Duration,
-    pub(super) attempt_timeout: Option<Duration>,
+    pub(crate) attempt_timeout: Duration,
     pub(super) attempts: u32,
     pub(super) retry_for: Duration,
-    pub(super) name: Arc<str>,
+    pub(crate) name: Arc<str>,
 }
 
 /// One source, shared by its handles, its tasks and (weakly) its tokens.
@@ -87,7 +86,7 @@ const NO_BACKGROUND: u64 = 0;
 /// The background task, and where it runs.
 #[derive(Debug, Default)]
 struct Background {
-    /// The number of the last task.
+    /// The number of the last task. An earlier one ends when it sees that another has taken over.
     ticket: u64,
     /// The runtime of the task; `None` if it has ended.
     runtime: Option<Id>,
@@ -174,7 +173,7 @@ impl Inner {
     pub(super) fn need(&self, reason: Reason, random: f64) -> Need {
         let snapshot = self.snapshot();
         let state = &snapshot.state;
-        let newest = state.newest();
+        let newest = state.newest;
         // The request of a refresh that was given up may still be in progress on a stalled runtime.
         // Each request gets a stamp of its own, so that the late token of the earlier request does
         // not replace that of the later one.
@@ -214,13 +213,13 @@ impl Inner {
     }
 
     /// Ends the refresh `number`.
-    pub(super) fn complete(&self, number: u64, completion: Completion) {
+    pub(super) fn complete(&self, number: u64, result: Result<Option<AccessToken>, TokenError>) {
         let (now, random) = (self.now(), fastrand::f64());
         self.change(|state, refusals| {
-            if state.is_suspect() && matches!(completion, Completion::Token(_)) {
+            if state.is_suspect() && matches!(result, Ok(Some(_))) {
                 refusals.record_replacement(now);
             }
-            state.complete(number, now, completion, random);
+            state.complete(number, now, result, random);
             Some(())
         });
     }
@@ -234,7 +233,7 @@ impl Inner {
 
     /// Makes a token from the result of the supply.
     pub(super) fn token(self: &Arc<Self>, supplied: Supplied) -> Result<AccessToken, TokenError> {
-        let owner = Arc::downgrade(self) as std::sync::Weak<dyn TokenOwner>;
+        let owner = Arc::downgrade(self) as Weak<dyn TokenOwner>;
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         AccessToken::new(supplied, generation, owner)
     }
@@ -268,16 +267,12 @@ impl Inner {
     /// Closes the source: its tasks end, and no further refresh starts.
     pub(super) fn close(&self) {
         self.change(|state, _| {
-            state.close();
+            state.closed = true;
             Some(())
         });
         quietly(|| {
             self.tasks.send_replace(true);
         });
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.snapshot().state.is_closed()
     }
 
     /// Registers a task of this source; `None` after [`close`](Self::close).
@@ -303,19 +298,22 @@ impl Inner {
             && (due == NO_BACKGROUND || self.millis_since_creation(now.monotonic) > due)
     }
 
-    /// Registers a background task on this runtime. Returns its ticket; `None` if the last one is only
-    /// late on the same runtime, or if this runtime cannot run one.
-    ///
-    /// A task that was taken over sees that its ticket is no longer the registered one, and ends.
-    pub(super) fn register_background(&self, now: Moment, runtime: Id) -> Option<u64> {
-        let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Registers a background task on this runtime. Returns `None` if the last one is only late on the
+    /// same runtime, or if this runtime cannot run one.
+    pub(super) fn register_background(
+        self: &Arc<Self>,
+        now: Moment,
+        runtime: Id,
+    ) -> Option<Registration> {
+        let mut background = self.background();
         self.record_background(now.monotonic);
-        if background.unsuitable == Some(runtime) || background.runtime == Some(runtime) {
+        if [background.runtime, background.unsuitable].contains(&Some(runtime)) {
             return None;
         }
         background.ticket += 1;
         background.runtime = Some(runtime);
-        Some(background.ticket)
+        let source = Arc::downgrade(self);
+        Some(Registration { source, ticket: background.ticket, suitable: true })
     }
 
     /// Records that the background task will run again at `wake`, so that it counts as late after that.
@@ -324,20 +322,8 @@ impl Inner {
         self.background_due.store(due, Ordering::Relaxed);
     }
 
-    /// Returns whether the background task with this ticket is still the registered one.
-    pub(super) fn is_background(&self, ticket: u64) -> bool {
-        self.background.lock().unwrap_or_else(PoisonError::into_inner).ticket == ticket
-    }
-
-    /// Unregisters the background task with this ticket, unless another one has taken over. A runtime
-    /// that is not `suitable`, because it has no time driver, gets no further task.
-    pub(super) fn unregister_background(&self, ticket: u64, suitable: bool) {
-        let mut background = self.background.lock().unwrap_or_else(PoisonError::into_inner);
-        if background.ticket == ticket {
-            let runtime = background.runtime.take();
-            background.unsuitable = runtime.filter(|_| !suitable).or(background.unsuitable);
-            self.background_due.store(NO_BACKGROUND, Ordering::Relaxed);
-        }
+    fn background(&self) -> MutexGuard<'_, Background> {
+        self.background.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn millis_since_creation(&self, now: Instant) -> u64 {
@@ -369,7 +355,7 @@ impl Inner {
         loop {
             let snapshot = self.published.load_full();
             let (state, now) = (&snapshot.state, self.now());
-            let token = state.token(now).filter(|_| !state.is_closed());
+            let token = state.token(now).filter(|_| !state.closed);
             let remaining = token.map(|(token, _)| token.expires().remaining(now));
             self.telemetry.expiry(remaining.unwrap_or_default());
             if Arc::ptr_eq(&snapshot, &self.published.load()) {
@@ -401,6 +387,35 @@ impl TaskGuard {
     }
 }
 
+/// The registration of a background task. Dropping it unregisters the task; the end of the runtime
+/// drops it as well.
+#[derive(Debug)]
+pub(super) struct Registration {
+    pub(super) source: Weak<Inner>,
+    ticket: u64,
+    /// `false` if the runtime cannot run the task, because it has no time driver. It then gets no other.
+    pub(super) suitable: bool,
+}
+
+impl Registration {
+    /// The source, unless it was dropped or another task has taken over.
+    pub(super) fn source(&self) -> Option<Arc<Inner>> {
+        self.source.upgrade().filter(|inner| inner.background().ticket == self.ticket)
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let Some(inner) = self.source.upgrade() else { return };
+        let mut background = inner.background();
+        if background.ticket == self.ticket {
+            let runtime = background.runtime.take();
+            background.unsuitable = runtime.filter(|_| !self.suitable).or(background.unsuitable);
+            inner.background_due.store(NO_BACKGROUND, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Counts one caller that waits for a token, until it is dropped.
 pub(super) struct Waiter<'a>(&'a Inner);
 
@@ -408,11 +423,5 @@ impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.0.waiters.fetch_sub(1, Ordering::Relaxed);
         self.0.telemetry.waiter_removed();
-    }
-}
-
-impl fmt::Debug for Inner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inner").field("settings", &self.settings).finish_non_exhaustive()
     }
 }

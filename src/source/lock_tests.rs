@@ -14,21 +14,14 @@ use tokio::{
     task::yield_now,
 };
 
-use super::{
-    access_token::AccessToken,
-    acquire::{Requirement, acquire},
-    inner::Inner,
-};
+use super::{access_token::AccessToken, acquire::acquire, inner::Inner, state::Want};
 use crate::{
     clock::{Clock, Deadline},
     error::TokenError,
     ims::TokenResponse,
     source::{
         inner::Settings,
-        policy::{
-            backoff::Backoff,
-            schedule::{DEFAULT_REFRESH_AT, Schedule},
-        },
+        policy::{Backoff, Schedule},
         supply::Direct,
     },
 };
@@ -47,12 +40,12 @@ fn source(gate: Arc<Semaphore>) -> Arc<Inner> {
         }
     };
     let settings = Settings {
-        schedule: Schedule { refresh_at: DEFAULT_REFRESH_AT, jitter: 0.0 },
+        schedule: Schedule::default(),
         backoff: Backoff::default(),
         clock: Clock::default(),
         keep_warm: false,
         acquire_timeout: LIMIT,
-        attempt_timeout: Some(LIMIT),
+        attempt_timeout: LIMIT,
         attempts: 1,
         retry_for: Duration::ZERO,
         name: "test".into(),
@@ -87,7 +80,7 @@ fn a_caller_takes_the_lock_only_to_start_the_refresh() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let gate = Arc::new(Semaphore::new(0));
     let inner = source(Arc::clone(&gate));
-    let caller = || acquire(&inner, Requirement::default(), Deadline::after(LIMIT));
+    let caller = || acquire(&inner, Want::default(), Deadline::after(LIMIT));
     let (mut starter, mut joiner) = (pin!(caller()), pin!(caller()));
     {
         let _context = runtime.enter();

@@ -112,7 +112,6 @@ mod sync;
 mod tenants;
 mod token_source;
 
-pub(crate) use self::access_token::OriginKey;
 pub use self::{
     access_token::AccessToken,
     builder::TokenSourceBuilder,
@@ -121,14 +120,13 @@ pub use self::{
     tenants::TokenSources,
     token_source::{StatusChanges, TokenSource},
 };
+pub(crate) use self::{access_token::OriginKey, state::Want};
 #[cfg(feature = "store")]
 pub(crate) use self::{
-    builder::{WrapSupply, Wrapped},
-    policy::{
-        refusals::{BELIEVED_PER_ORIGIN, WINDOW as REFUSAL_WINDOW},
-        schedule::Schedule,
-    },
-    supply::{BoxFuture, Need, Obtained, Reason, Stamp, Supplied, Supply, caught},
+    builder::WrapSupply,
+    inner::Settings,
+    policy::{BELIEVED_PER_ORIGIN, REFUSAL_WINDOW, Schedule},
+    supply::{BoxFuture, Need, Reason, Stamp, Supplied, Supply},
 };
 
 #[cfg(test)]

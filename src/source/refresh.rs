@@ -12,44 +12,45 @@ use tokio::time::Instant;
 use super::{
     access_token::AccessToken,
     inner::{Inner, TaskGuard},
-    state::{Completion, State},
-    supply::{Obtained, Panicked, Reason, caught},
+    state::State,
+    supply::{Reason, Supplied},
     sync::Handle,
 };
 use crate::{
     clock::{Deadline, WaitError, timer},
     error::{ErrorKind, TokenError},
+    foreign::{Panicked, caught},
     telemetry::{RefreshSpan, events},
 };
 
-/// The result of the call that starts a refresh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Start {
-    /// A refresh is in progress, or is no longer wanted.
-    Done,
-    /// The current runtime is shutting down, and dropped the task.
-    Lost,
-    /// There is no runtime here, or the source is closed.
-    Impossible,
-}
-
 /// Starts a refresh on the current runtime if `wanted` still holds and none is in progress.
+///
+/// # Errors
+///
+/// If no refresh can start here: outside of a runtime, after a shutdown, and on a runtime that is
+/// shutting down.
 pub(super) fn start(
     inner: &Arc<Inner>,
     reason: Reason,
     wanted: impl FnOnce(&State) -> bool,
-) -> Start {
-    let (Ok(runtime), Some(task)) = (Handle::try_current(), inner.register_task()) else {
-        return Start::Impossible;
-    };
-    let Some(number) = inner.start(inner.now(), wanted) else { return Start::Done };
+) -> Result<(), TokenError> {
+    let runtime = Handle::try_current().map_err(|_| TokenError::no_runtime())?;
+    let task = inner.register_task().ok_or_else(TokenError::shut_down)?;
+    let Some(number) = inner.start(inner.now(), wanted) else { return Ok(()) };
     // From here on the guard ends the refresh, even if a tracing subscriber panics in the code below.
-    let guard = Guard::new(Arc::clone(inner), number, task);
+    let guard = Guard {
+        inner: Arc::clone(inner),
+        number,
+        started: Instant::now(),
+        completed: false,
+        span: RefreshSpan::none(),
+        task,
+    };
     // A runtime that is shutting down drops the task inside `spawn`. The guard has then recorded the
     // loss already, and the caller must not wait for a result.
     let task = runtime.spawn(run(guard, reason));
     let lost = task.is_finished() && inner.snapshot().state.was_lost(number);
-    if lost { Start::Lost } else { Start::Done }
+    if lost { Err(TokenError::lost()) } else { Ok(()) }
 }
 
 /// Runs a refresh from its first attempt to its end.
@@ -70,18 +71,12 @@ fn run(mut guard: Guard, reason: Reason) -> impl Future<Output = ()> + Send {
     })
 }
 
-/// The result of a refresh.
-enum Refreshed {
-    Token { token: AccessToken, shared: bool },
-    Unchanged,
-}
-
-/// Makes attempts until one succeeds, or fails for good, or the retry budget is used up.
-async fn attempts(guard: &Guard, reason: Reason) -> Result<Refreshed, TokenError> {
-    let Guard { inner, number, span, .. } = guard;
+/// Makes attempts until one succeeds, or fails for good, or the retry budget is used up. Returns `None`
+/// if the cached token stays in use.
+async fn attempts(guard: &Guard, reason: Reason) -> Result<Option<AccessToken>, TokenError> {
+    let Guard { inner, number, started, span, .. } = guard;
     let settings = &inner.settings;
-    let start = Instant::now();
-    let newest = inner.snapshot().state.newest();
+    let newest = inner.snapshot().state.newest;
     let mut paused = Duration::ZERO;
     let mut lost_time = Duration::ZERO;
     let mut attempt = 1;
@@ -91,9 +86,11 @@ async fn attempts(guard: &Guard, reason: Reason) -> Result<Refreshed, TokenError
         let (result, standstill) = attempt_once(inner, *number, reason, random).await;
         lost_time += standstill;
         let error = match result {
-            Ok(refreshed) => {
-                report_success(inner, attempt, start.elapsed(), &refreshed);
-                return Ok(refreshed);
+            Ok(token) => {
+                if let Some(token) = &token {
+                    report(inner, token, attempt, started.elapsed());
+                }
+                return Ok(token);
             }
             Err(error) => error,
         };
@@ -106,7 +103,7 @@ async fn attempts(guard: &Guard, reason: Reason) -> Result<Refreshed, TokenError
         let another = attempt < settings.attempts
             && is_worth_another_attempt(&error)
             && paused <= settings.retry_for
-            && (start.elapsed() + pause).saturating_sub(lost_time) < settings.acquire_timeout;
+            && (started.elapsed() + pause).saturating_sub(lost_time) < settings.acquire_timeout;
         if !another {
             return Err(error);
         }
@@ -116,13 +113,14 @@ async fn attempts(guard: &Guard, reason: Reason) -> Result<Refreshed, TokenError
         // do, unless it may belong to the old credentials.
         let served = inner.snapshot().state.has_newer(newest, inner.now());
         if served && reason != Reason::CredentialsChanged {
-            return Ok(Refreshed::Unchanged);
+            return Ok(None);
         }
         attempt += 1;
     }
 }
 
-/// Makes one attempt, and repeats it once if it failed because the process stood still.
+/// Makes one attempt, and repeats it once if it failed because the process stood still. Returns the
+/// result, and how long the process stood still.
 ///
 /// The scenario: a process is stopped in the middle of a token request (SIGSTOP, a paused VM, a frozen
 /// function) and resumed minutes later. IMS has closed the connection long ago, so the attempt fails
@@ -133,7 +131,7 @@ async fn attempt_once(
     number: u64,
     reason: Reason,
     random: f64,
-) -> (Result<Refreshed, TokenError>, Duration) {
+) -> (Result<Option<AccessToken>, TokenError>, Duration) {
     let mut repeated = false;
     let mut lost_time = Duration::ZERO;
     loop {
@@ -152,7 +150,8 @@ async fn attempt_once(
             inner.extend(number);
         };
         let result = match deadline.wait_for(obtained, resumed).await {
-            Ok(Ok(result)) => result.and_then(|obtained| accept(inner, obtained)),
+            Ok(Ok(Ok(supplied))) => supplied.map(|supplied| accept(inner, supplied)).transpose(),
+            Ok(Ok(Err(error))) => Err(error),
             Ok(Err(Panicked)) => Err(TokenError::panicked()),
             Err(WaitError::NoTimer) => Err(TokenError::no_timer()),
             Err(WaitError::DeadlinePassed) => Err(TokenError::attempt_timeout(limit)),
@@ -178,15 +177,13 @@ fn is_unanswered(error: &TokenError) -> bool {
 }
 
 /// Makes a token from the result of the supply. Fails if the token has expired already.
-fn accept(inner: &Arc<Inner>, obtained: Obtained) -> Result<Refreshed, TokenError> {
-    let Obtained::Token(supplied) = obtained else { return Ok(Refreshed::Unchanged) };
-    let shared = supplied.shared;
+fn accept(inner: &Arc<Inner>, supplied: Supplied) -> Result<AccessToken, TokenError> {
     let token = inner.token(supplied)?;
     let thresholds = inner.settings.schedule.thresholds(token.sent(), token.lifetime());
-    if thresholds.expired.has_come(inner.now()) {
-        return Err(TokenError::expired_on_arrival(token.lifetime()));
+    match thresholds.expired.has_come(inner.now()) {
+        true => Err(TokenError::expired_on_arrival(token.lifetime())),
+        false => Ok(token),
     }
-    Ok(Refreshed::Token { token, shared })
 }
 
 /// Returns whether the same request may succeed a moment later.
@@ -202,13 +199,10 @@ fn is_worth_another_attempt(error: &TokenError) -> bool {
         )
 }
 
-fn report_success(inner: &Inner, attempt: u32, elapsed: Duration, refreshed: &Refreshed) {
-    match refreshed {
-        Refreshed::Token { token, shared: false } => {
-            events::token_obtained(attempt, elapsed, token.lifetime(), token.generation());
-        }
-        Refreshed::Token { token, shared: true } => report_shared(inner, token),
-        Refreshed::Unchanged => {}
+fn report(inner: &Inner, token: &AccessToken, attempt: u32, elapsed: Duration) {
+    match token.is_shared() {
+        true => report_shared(inner, token),
+        false => events::token_obtained(attempt, elapsed, token.lifetime(), token.generation()),
     }
 }
 
@@ -229,50 +223,39 @@ struct Guard {
 }
 
 impl Guard {
-    fn new(inner: Arc<Inner>, number: u64, task: TaskGuard) -> Self {
-        let (started, span) = (Instant::now(), RefreshSpan::none());
-        Self { inner, number, started, completed: false, span, task }
-    }
-
-    fn complete(&mut self, result: Result<Refreshed, TokenError>) {
-        match result {
-            Ok(Refreshed::Token { token, shared }) => {
-                let lifetime = token.lifetime();
-                let outcome = if shared { "shared" } else { "success" };
-                self.finish(Completion::Token(token), outcome);
-                self.span.record("expires_in", lifetime.as_secs_f64());
-            }
-            Ok(Refreshed::Unchanged) => self.finish(Completion::Unchanged, "shared"),
-            Err(error) => self.fail(Completion::Failed, &error),
-        }
-    }
-
-    fn fail(&mut self, completion: Completion, error: &TokenError) {
-        self.finish(completion, error.kind().as_str());
-        self.span.record("otel.status_code", "ERROR");
-    }
-
     /// Records in the state how the refresh ended, which wakes the callers. Then reports it to tracing
     /// and metrics, whose code may block or panic.
-    fn finish(&mut self, completion: Completion, outcome: &'static str) {
+    fn complete(&mut self, result: Result<Option<AccessToken>, TokenError>) {
         self.completed = true;
+        let outcome = match &result {
+            Ok(Some(token)) if !token.is_shared() => "success",
+            Ok(_) => "shared",
+            Err(error) => error.kind().as_str(),
+        };
+        let failed = result.is_err();
+        let lifetime = result.as_ref().ok().and_then(Option::as_ref).map(AccessToken::lifetime);
         let waiters = self.inner.waiters();
-        self.inner.complete(self.number, completion);
+        self.inner.complete(self.number, result);
         let duration = self.started.elapsed();
         self.span.record("outcome", outcome);
         self.span.record("duration", duration.as_secs_f64());
         self.span.record("waiters", waiters as u64);
         self.inner.telemetry.refreshed(outcome, duration);
+        if let Some(lifetime) = lifetime {
+            self.span.record("expires_in", lifetime.as_secs_f64());
+        }
+        if failed {
+            self.span.record("otel.status_code", "ERROR");
+        }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.completed {
-            return;
+        if !self.completed {
+            let error = TokenError::lost();
+            self.complete(Err(error.clone()));
+            self.span.in_scope(|| events::refresh_lost(&error));
         }
-        let error = TokenError::lost();
-        self.fail(Completion::Lost(error.clone()), &error);
-        self.span.in_scope(|| events::refresh_lost(&error));
     }
 }

@@ -10,10 +10,7 @@ use tokio::time::Instant;
 use super::{
     access_token::AccessToken,
     hot_path::{FastLane, Shards},
-    policy::{
-        backoff::{Backoff, Pauses},
-        schedule::{Schedule, Thresholds},
-    },
+    policy::{Backoff, Pauses, Schedule, Thresholds},
     supply::{Reason, Stamp},
 };
 use crate::{
@@ -36,7 +33,7 @@ const UNCHANGED_PAUSE: Duration = Duration::from_secs(10);
 
 /// Everything that a source knows about its token. Each change makes a new value, which readers see as
 /// a whole.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct State {
     schedule: Schedule,
     backoff: Backoff,
@@ -44,7 +41,7 @@ pub(super) struct State {
     /// When the cached token was invalidated.
     missing_since: Option<Moment>,
     /// The highest stamp of any token so far. Only a token with a higher stamp is cached.
-    newest: Stamp,
+    pub(super) newest: Stamp,
     /// Failures of the issuer (IMS, or the user's fetcher) since the last token.
     issuer: Option<Failure>,
     /// Refreshes that failed because of this process (their runtime ended or stalled, the fetcher
@@ -52,8 +49,8 @@ pub(super) struct State {
     local: Option<Failure>,
     flight: Option<Flight>,
     /// How many refreshes have been started.
-    flights: u64,
-    closed: bool,
+    pub(super) flights: u64,
+    pub(super) closed: bool,
 }
 
 /// The cached token.
@@ -91,12 +88,16 @@ pub(super) struct Failure {
     retry_at: Moment,
 }
 
-/// The requirements of a caller, and how long the caller can wait.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Want {
-    pub(super) min_lifetime: Duration,
-    /// Only a token with a higher stamp will do.
+/// The requirements of a caller for its token, and how long the caller can wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Want {
+    /// The shortest remaining lifetime.
+    pub(crate) min_lifetime: Duration,
+    /// The caller accepts only a token with a higher stamp.
     pub(super) newer_than: Option<Stamp>,
+    /// The caller starts a refresh only for a suspect token: an API refused its token, and the budget
+    /// for 401s decides if the token is replaced.
+    pub(super) after_refusal: bool,
     /// Until when the caller waits; `None` for a caller that does not wait.
     pub(super) deadline: Option<Instant>,
     /// `true` if the caller runs inside a Tokio runtime, on which a refresh can start.
@@ -106,7 +107,7 @@ pub(super) struct Want {
     pub(super) joined: Option<u64>,
     /// The limit of attempts per refresh, which also bounds a caller: after this many failed refreshes
     /// the caller fails, and does not wait out another `Retry-After`.
-    pub(super) attempts: u64,
+    pub(super) attempts: u32,
 }
 
 /// The next step of a caller.
@@ -134,72 +135,58 @@ impl Decision {
             _ => None,
         }
     }
+
+    /// Why a refresh is to start; `None` if none is.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::UseAndRefresh(_, reason) | Self::Refresh(reason) => Some(*reason),
+            _ => None,
+        }
+    }
 }
 
-/// How a refresh ends.
-#[derive(Debug)]
-pub(super) enum Completion {
-    /// With a token, which is cached if it is newer than all before.
-    Token(AccessToken),
-    /// With the decision of the supply that the cached token stays in use.
-    Unchanged,
-    /// With a failure. Each failed attempt was recorded when it failed; a closed source records none.
-    Failed,
-    /// Without a result, because its runtime ended or stalled.
-    Lost(TokenError),
+impl Want {
+    /// The requirements of a caller for a token with at least this remaining lifetime.
+    pub(crate) fn lasting(min_lifetime: Duration) -> Self {
+        Self { min_lifetime, ..Self::default() }
+    }
+
+    /// The requirements of a caller whose `refused` token got a 401, for another token.
+    pub(crate) fn after_refusal_of(self, refused: &AccessToken) -> Self {
+        Self { newer_than: Some(refused.stamp()), after_refusal: true, ..self }
+    }
 }
 
 impl State {
     pub(super) fn new(schedule: Schedule, backoff: Backoff) -> Self {
-        Self {
-            schedule,
-            backoff,
-            cached: None,
-            missing_since: None,
-            newest: Stamp::default(),
-            issuer: None,
-            local: None,
-            flight: None,
-            flights: 0,
-            closed: false,
-        }
+        Self { schedule, backoff, ..Self::default() }
     }
 
     /// Decides the next step of a caller: the table in `source/mod.rs`.
-    pub(super) fn decide(&self, now: Moment, want: Want) -> Decision {
+    pub(super) fn decide(&self, now: Moment, mut want: Want) -> Decision {
+        want.can_start &= !want.after_refusal || self.is_suspect();
         if self.is_overdue(now) {
             return Decision::ReviewOverdue;
         }
-        match self.usable(now, want) {
-            Some(cached) => match cached.suspect_since {
-                None => self.use_now(now, want, cached, Reason::Due),
-                Some(since) => self.decide_suspect(now, want, cached, since),
-            },
-            None => self.decide_missing(now, want),
+        let Some(cached) = self.usable(now, want) else { return self.decide_missing(now, want) };
+        if let Some(since) = cached.suspect_since {
+            // A 401 may mean that the token was revoked, or only that a permission is missing.
+            // Requests with a revoked token fail, so a caller waits for the replacement. If only a
+            // permission is missing and IMS is down, the wait delays every request for nothing, so
+            // the first failed attempt or the end of the grace ends it.
+            let grace_ends = since.plus(SUSPECT_GRACE);
+            let hopeful = self.awaits_replacement() && !grace_ends.has_come(now);
+            match self.flight {
+                _ if want.deadline.is_none() || !hopeful => {}
+                Some(_) => return Decision::Wait(grace_ends.monotonic),
+                None if want.can_start => return Decision::Refresh(Reason::Refused),
+                None => {}
+            }
         }
-    }
-
-    /// Uses the cached token, and starts a refresh if one is due.
-    fn use_now(&self, now: Moment, want: Want, cached: &Cached, reason: Reason) -> Decision {
         let token = cached.shards.pick().clone();
-        let due = want.can_start && self.next_refresh().is_some_and(|at| at.has_come(now));
-        if due { Decision::UseAndRefresh(token, reason) } else { Decision::Use(token) }
-    }
-
-    /// Waits a short time for the replacement of a suspect token, then uses the suspect token.
-    ///
-    /// A 401 may mean that the token was revoked, or only that a permission is missing. Requests with
-    /// a revoked token fail, so a caller waits for the replacement. If only a permission is missing
-    /// and IMS is down, the wait delays every request for nothing, so the first failed attempt or the
-    /// end of the grace ends it.
-    fn decide_suspect(&self, now: Moment, want: Want, cached: &Cached, since: Moment) -> Decision {
-        let grace_ends = since.plus(SUSPECT_GRACE);
-        let hopeful = !self.has_failed() && !self.closed;
-        let wait = want.deadline.is_some() && hopeful && !grace_ends.has_come(now);
-        match self.flight {
-            Some(_) if wait => Decision::Wait(grace_ends.monotonic),
-            None if wait && want.can_start => Decision::Refresh(Reason::Refused),
-            _ => self.use_now(now, want, cached, Reason::Refused),
+        match self.background_reason(now).filter(|_| want.can_start) {
+            Some(reason) => Decision::UseAndRefresh(token, reason),
+            None => Decision::Use(token),
         }
     }
 
@@ -216,24 +203,24 @@ impl State {
             // An explicit `refresh` may find a usable token cached. Nobody is without a token then, so
             // this caller observes the longer backoff of the background.
             let needed = self.usable(now, Want::default()).is_none();
-            let until = failure.paused_until(needed);
+            let soon = needed || !failure.error.is_transient();
+            let until = if soon { failure.callers_retry_at } else { failure.retry_at };
             if !until.has_come(now) {
                 return failure.decide(now, want, until);
             }
         }
         if let Some(failure) = &self.local {
-            let panicked = failure.error.kind() == ErrorKind::Panicked;
+            let paused = failure.pauses_callers(now);
             // A panic fails those who waited for the refresh. Otherwise each of them would start
             // another one, and a fetcher that always panics would keep them until their deadlines.
             let own = want.joined.is_some_and(|joined| failure.flight >= joined);
+            if failure.error.kind() == ErrorKind::Panicked && (own || paused) {
+                return failure.fail(now, failure.callers_retry_at);
+            }
             // A lost refresh fails nobody: the caller waits out the short pause, then starts another
             // one.
-            match (panicked, failure.pauses_callers(now)) {
-                (true, paused) if paused || own => {
-                    return failure.fail(now, failure.callers_retry_at);
-                }
-                (false, true) => return Decision::Wait(failure.callers_retry_at.monotonic),
-                _ => {}
+            if paused {
+                return Decision::Wait(failure.callers_retry_at.monotonic);
             }
         }
         if let Some(error) = self.beyond_reach(now, want.min_lifetime) {
@@ -256,9 +243,15 @@ impl State {
         })
     }
 
-    /// Returns whether an attempt has failed since the cached token came.
-    fn has_failed(&self) -> bool {
-        self.issuer.is_some() || self.local.is_some()
+    /// The failures since the cached token came: the issuer's first.
+    fn failures(&self) -> impl Iterator<Item = &Failure> {
+        self.issuer.iter().chain(&self.local)
+    }
+
+    /// Returns whether callers can hope for the replacement of a suspect token: no attempt has failed
+    /// yet.
+    fn awaits_replacement(&self) -> bool {
+        self.is_suspect() && self.failure().is_none() && !self.closed
     }
 
     /// Returns whether the refresh in progress should have completed by now.
@@ -284,11 +277,7 @@ impl State {
         if self.closed || self.flight.is_some() {
             return None;
         }
-        let paused_until = [&self.issuer, &self.local]
-            .into_iter()
-            .flatten()
-            .map(|failure| failure.retry_at)
-            .reduce(Moment::later);
+        let paused_until = self.failures().map(|failure| failure.retry_at).reduce(Moment::later);
         let due = match &self.cached {
             Some(cached) => Some(cached.suspect_since.unwrap_or(cached.thresholds.due)),
             None => self.missing_since,
@@ -319,7 +308,7 @@ impl State {
     pub(super) fn fast_lane(&self) -> Option<FastLane> {
         let cached = self.cached.as_ref()?;
         // Callers wait for the replacement of this token, so each of them has to decide.
-        if cached.suspect_since.is_some() && !self.has_failed() && !self.closed {
+        if self.awaits_replacement() {
             return None;
         }
         let Thresholds { due, expired } = cached.thresholds;
@@ -362,7 +351,7 @@ impl State {
             self.flight = Some(Flight { overdue_at: now.plus(grace), extended: true, ..flight });
             return false;
         }
-        self.complete(flight.number, now, Completion::Lost(TokenError::stalled()), random);
+        self.complete(flight.number, now, Err(TokenError::stalled()), random);
         true
     }
 
@@ -386,12 +375,7 @@ impl State {
         if self.flight.is_none_or(|flight| flight.number != number) {
             return None;
         }
-        let pauses = match error.kind() {
-            ErrorKind::Panicked | ErrorKind::RuntimeLost => {
-                self.record_local(number, now, error, random)
-            }
-            _ => self.record_issuer(number, now, error, random),
-        };
+        let pauses = self.record(number, now, error, random);
         // In a long outage callers fail as soon as an attempt does. One that timed out is repeated
         // after the shorter pause, because those who waited for it still have time.
         let needed = waiting && self.usable(now, Want::default()).is_none();
@@ -401,73 +385,71 @@ impl State {
         Some(pause)
     }
 
-    fn record_issuer(
-        &mut self,
-        flight: u64,
-        now: Moment,
-        error: &TokenError,
-        random: f64,
-    ) -> Pauses {
-        let count = self.issuer.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
-        let pauses = match error.is_transient() {
-            true => self.backoff.transient(count, error.retry_after(), random),
-            false => self.backoff.permanent(count, error.retry_after(), random),
+    /// Records a failure against the issuer or against this process, and returns its pauses.
+    ///
+    /// A local failure leaves the issuer's backoff as it is. A failure of the issuer ends that of this
+    /// process, which got a response after all.
+    fn record(&mut self, flight: u64, now: Moment, error: &TokenError, random: f64) -> Pauses {
+        let is_local = matches!(error.kind(), ErrorKind::Panicked | ErrorKind::RuntimeLost);
+        let local = self.local.take().filter(|last| last.error.kind() == error.kind());
+        let last = if is_local { local } else { self.issuer.take() };
+        let count = last.as_ref().map_or(0, |last| last.count).saturating_add(1);
+        let pauses = self.backoff.pauses(count, error, random);
+        let mut failure = Failure {
+            error: error.clone(),
+            count,
+            since: last.as_ref().map_or(now, |last| last.since),
+            flight,
+            callers_retry_at: now.plus(pauses.callers),
+            retry_at: now.plus(pauses.background),
         };
-        self.local = None;
-        self.issuer = Some(Failure::new(self.issuer.as_ref(), flight, now, error, pauses));
+        // A later failure does not shorten the pause that IMS asked for with an earlier `Retry-After`.
+        let requested =
+            |last: &Failure| last.error.retry_after().is_some() && last.pauses_callers(now);
+        if let Some(last) = last.filter(requested) {
+            failure.callers_retry_at = failure.callers_retry_at.later(last.callers_retry_at);
+            failure.retry_at = failure.retry_at.later(last.retry_at);
+        }
+        *(if is_local { &mut self.local } else { &mut self.issuer }) = Some(failure);
         pauses
     }
 
-    /// Records a failure whose cause is in this process.
-    fn record_local(
-        &mut self,
-        flight: u64,
-        now: Moment,
-        error: &TokenError,
-        random: f64,
-    ) -> Pauses {
-        let last = self.local.as_ref().filter(|last| last.error.kind() == error.kind());
-        let count = last.map_or(0, |last| last.count).saturating_add(1);
-        let pauses = match error.kind() {
-            ErrorKind::Panicked => self.backoff.panicked(count, random),
-            _ => self.backoff.lost(count, random),
-        };
-        self.local = Some(Failure::new(last, flight, now, error, pauses));
-        pauses
-    }
-
-    /// Ends the refresh `number`. The token of a refresh that was given up is cached too, if its
-    /// stamp is higher.
+    /// Ends the refresh `number` with its result: a token, or `None` if the cached one stays in use.
+    ///
+    /// The token of a refresh that was given up is cached too, if its stamp is higher. A failed attempt
+    /// was recorded when it failed; a refresh that was lost is recorded here.
     pub(super) fn complete(
         &mut self,
         number: u64,
         now: Moment,
-        completion: Completion,
+        result: Result<Option<AccessToken>, TokenError>,
         random: f64,
     ) {
         let current = self.flight.take_if(|flight| flight.number == number).is_some();
-        match completion {
-            Completion::Token(token) => {
+        match result {
+            Ok(Some(token)) => {
                 let usable = self.take(now, token) || self.usable(now, Want::default()).is_some();
                 if current && usable {
                     self.postpone_refresh(now);
                 } else if current {
                     // The issuer returned a token that cannot be used, and the callers have none.
                     // Without a recorded failure each of them would request another one immediately.
-                    self.record_issuer(number, now, &TokenError::not_newer(), random);
+                    self.record(number, now, &TokenError::not_newer(), random);
                 }
             }
-            Completion::Unchanged if current => {
+            Ok(None) if current => {
                 (self.issuer, self.local) = (None, None);
                 if let Some(cached) = &mut self.cached {
                     cached.suspect_since = None;
                 }
                 self.postpone_refresh(now);
             }
-            Completion::Lost(error) if current => {
-                self.record_local(number, now, &error, random);
+            Err(error) if current && error.kind() == ErrorKind::RuntimeLost => {
+                if !self.was_lost(number) {
+                    self.record(number, now, &error, random);
+                }
             }
-            Completion::Unchanged | Completion::Failed | Completion::Lost(_) => {}
+            Ok(None) | Err(_) => {}
         }
     }
 
@@ -497,7 +479,7 @@ impl State {
     /// meanwhile or is suspect already, and while no replacement can be requested.
     pub(super) fn is_refusal_of_interest(&self, now: Moment, token: &AccessToken) -> bool {
         let backing_off =
-            self.next_refresh().is_some_and(|at| !at.has_come(now)) && self.has_failed();
+            self.failure().is_some() && self.next_refresh().is_some_and(|at| !at.has_come(now));
         let cached = self.cached.as_ref().filter(|cached| cached.shards.token().is(token));
         !self.closed && !backing_off && cached.is_some_and(|cached| cached.suspect_since.is_none())
     }
@@ -520,21 +502,13 @@ impl State {
 
     /// Returns whether a backoff for callers is in progress.
     pub(super) fn is_backing_off(&self, now: Moment) -> bool {
-        [&self.issuer, &self.local].into_iter().flatten().any(|failure| failure.pauses_callers(now))
+        self.failures().any(|failure| failure.pauses_callers(now))
     }
 
     /// Ends the backoff after a permanent failure, because the rejection of old credentials says
     /// nothing about new ones. The backoff after a transient failure, such as a 429, continues.
     pub(super) fn forget_rejection(&mut self) -> bool {
         self.issuer.take_if(|failure| !failure.error.is_transient()).is_some()
-    }
-
-    pub(super) fn close(&mut self) {
-        self.closed = true;
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed
     }
 
     /// Returns whether the refresh `number` was the last one, and was lost.
@@ -555,15 +529,6 @@ impl State {
         self.cached.as_ref().is_some_and(|cached| cached.thresholds.due.has_come(now))
     }
 
-    /// The number of the last refresh that was started.
-    pub(super) fn flights(&self) -> u64 {
-        self.flights
-    }
-
-    pub(super) fn newest(&self) -> Stamp {
-        self.newest
-    }
-
     /// Returns whether a token with a higher stamp than this one is cached, usable and not suspect.
     pub(super) fn has_newer(&self, stamp: Stamp, now: Moment) -> bool {
         let want = Want { newer_than: Some(stamp), ..Want::default() };
@@ -572,7 +537,7 @@ impl State {
 
     /// The failure to report: the issuer's if there is one.
     pub(super) fn failure(&self) -> Option<&Failure> {
-        self.issuer.as_ref().or(self.local.as_ref())
+        self.failures().next()
     }
 
     /// The cached token if it is usable, and when it will be refreshed.
@@ -592,39 +557,8 @@ impl Flight {
 }
 
 impl Failure {
-    fn new(
-        last: Option<&Self>,
-        flight: u64,
-        now: Moment,
-        error: &TokenError,
-        pauses: Pauses,
-    ) -> Self {
-        let mut failure = Self {
-            error: error.clone(),
-            count: last.map_or(0, |last| last.count).saturating_add(1),
-            since: last.map_or(now, |last| last.since),
-            flight,
-            callers_retry_at: now.plus(pauses.callers),
-            retry_at: now.plus(pauses.background),
-        };
-        // A later failure does not shorten the pause that IMS asked for with an earlier `Retry-After`.
-        let requested =
-            |last: &&Self| last.error.retry_after().is_some() && last.pauses_callers(now);
-        if let Some(last) = last.filter(requested) {
-            failure.callers_retry_at = failure.callers_retry_at.later(last.callers_retry_at);
-            failure.retry_at = failure.retry_at.later(last.retry_at);
-        }
-        failure
-    }
-
     fn pauses_callers(&self, now: Moment) -> bool {
         !self.callers_retry_at.has_come(now)
-    }
-
-    /// When the backoff ends for callers. `needed`: no usable token is cached.
-    fn paused_until(&self, needed: bool) -> Moment {
-        let soon = needed || !self.error.is_transient();
-        if soon { self.callers_retry_at } else { self.retry_at }
     }
 
     /// The decision during the backoff: the caller waits out a `Retry-After` if its deadline and the
@@ -636,7 +570,7 @@ impl Failure {
         let requested = self.error.is_transient() && self.error.retry_after().is_some();
         let waited = want.joined.map_or(0, |joined| (self.flight + 1).saturating_sub(joined));
         let allowed = want.deadline.is_some_and(|deadline| deadline > until.monotonic)
-            && waited.max(1) < want.attempts;
+            && waited.max(1) < u64::from(want.attempts);
         match requested && allowed {
             true => Decision::Wait(until.monotonic),
             false => self.fail(now, until),

@@ -11,7 +11,6 @@ use crate::{
     ims::TokenResponse,
     source::{
         access_token::{OriginKey, TokenOwner},
-        policy::schedule::DEFAULT_REFRESH_AT,
         supply::Supplied,
     },
 };
@@ -41,15 +40,14 @@ fn token(stamp: u64, sent: Moment, lifetime: Duration) -> AccessToken {
 }
 
 fn empty() -> State {
-    let schedule = Schedule { refresh_at: DEFAULT_REFRESH_AT, jitter: 0.0 };
-    State::new(schedule, Backoff::default())
+    State::new(Schedule::default(), Backoff::default())
 }
 
 /// A state whose token came at `start`.
 fn with_token(start: Moment) -> State {
     let mut state = empty();
     let number = state.start(start, LONGEST).unwrap();
-    state.complete(number, start, Completion::Token(token(1, start, DAY)), 0.0);
+    state.complete(number, start, Ok(Some(token(1, start, DAY))), 0.0);
     state
 }
 
@@ -73,7 +71,7 @@ fn throttled(secs: u64) -> TokenError {
 fn failed(mut state: State, now: Moment, error: &TokenError) -> State {
     let number = state.start(now, LONGEST).unwrap();
     state.record_failure(number, now, error, true, 0.999).unwrap();
-    state.complete(number, now, Completion::Failed, 0.999);
+    state.complete(number, now, Err(error.clone()), 0.999);
     state
 }
 
@@ -116,9 +114,9 @@ fn every_row_of_the_table_holds() {
     let at = |seconds| start.plus(secs(seconds));
     let (due, end) = (at(23 * 3_600), at(86_400));
     let mut closed = with_suspect(start);
-    closed.close();
+    closed.closed = true;
     let mut closed_and_empty = empty();
-    closed_and_empty.close();
+    closed_and_empty.closed = true;
     let down = failed(with_token(start), due, &transient());
     let suspect_and_down = {
         let mut state = failed(with_token(start), at(100), &transient());
@@ -217,7 +215,7 @@ fn only_the_issuer_moves_the_backoff_of_the_issuer() {
     let mut state = empty();
     for _ in 0..10 {
         let number = state.start(start, LONGEST).unwrap();
-        state.complete(number, start, Completion::Lost(TokenError::lost()), 0.999);
+        state.complete(number, start, Err(TokenError::lost()), 0.999);
     }
 
     // Callers wait out a short pause, and then a refresh starts.
@@ -234,7 +232,7 @@ fn the_first_lost_refresh_costs_no_pause() {
     let start = start();
     let mut state = empty();
     let number = state.start(start, LONGEST).unwrap();
-    state.complete(number, start, Completion::Lost(TokenError::lost()), 0.999);
+    state.complete(number, start, Err(TokenError::lost()), 0.999);
 
     assert_eq!(decision(&state, start, patient(start, secs(30))), "refresh: Missing");
 }
@@ -267,7 +265,7 @@ fn an_overdue_refresh_is_extended_once_and_then_given_up() {
 
     // The answer of the superseded refresh is taken when it comes all the same.
     let late = start.plus(secs(22));
-    state.complete(1, late, Completion::Token(token(1, late, DAY)), 0.0);
+    state.complete(1, late, Ok(Some(token(1, late, DAY))), 0.0);
     assert_eq!(decision(&state, late, patient(late, secs(30))), "use 1");
 }
 
@@ -289,11 +287,11 @@ fn a_refresh_that_brings_nothing_new_is_postponed() {
     let start = start();
     let due = start.plus(secs(23 * 3_600));
     let mut state = refreshing(with_token(start), due);
-    state.complete(2, due, Completion::Token(token(1, due, DAY)), 0.0);
+    state.complete(2, due, Ok(Some(token(1, due, DAY))), 0.0);
     assert_eq!(decision(&state, due, patient(due, secs(30))), "use 1");
 
     let mut state = refreshing(empty(), start);
-    state.complete(1, start, Completion::Token(token(0, start, DAY)), 0.999);
+    state.complete(1, start, Ok(Some(token(0, start, DAY))), 0.999);
     assert_eq!(decision(&state, start, patient(start, secs(30))), "fail: Malformed, retry in 0.25");
 }
 
@@ -345,7 +343,7 @@ fn an_explicit_refresh_needs_a_newer_token() {
     assert_eq!(decision(&down, later, want), "fail: Fetch, retry in 48.95");
     let mut state = refreshing(with_token(start), start);
     assert_eq!(decision(&state, start, want), "wait 12.5");
-    state.complete(2, start, Completion::Token(token(2, start, DAY)), 0.0);
+    state.complete(2, start, Ok(Some(token(2, start, DAY))), 0.0);
     assert_eq!(decision(&state, start, want), "use 2");
 }
 
@@ -367,10 +365,10 @@ fn a_refresh_that_was_given_up_clears_no_failure() {
     let start = start();
     let mut state = with_token(start);
     let number = state.start(start, LONGEST).unwrap();
-    state.complete(number, start, Completion::Lost(TokenError::lost()), 0.0);
+    state.complete(number, start, Err(TokenError::lost()), 0.0);
     let mut state = failed(state, start, &transient());
 
-    state.complete(number, start, Completion::Unchanged, 0.0);
+    state.complete(number, start, Ok(None), 0.0);
 
     assert!(state.failure().is_some());
 }

@@ -5,10 +5,8 @@
 //! the supply, and wraps a `Direct`.
 
 use std::{
-    future::{Future, pending, poll_fn},
-    panic::{AssertUnwindSafe, catch_unwind},
+    future::{Future, pending},
     pin::Pin,
-    task::Poll,
     time::Duration,
 };
 
@@ -16,6 +14,7 @@ use super::fetch::FetchToken;
 use crate::{
     clock::{Clock, Deadline, Moment, WaitError},
     error::{StoreError, TokenError},
+    foreign::{Panicked, caught},
     ims::TokenResponse,
 };
 
@@ -23,7 +22,8 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Obtains the tokens of a source.
 pub(crate) trait Supply: Send + Sync + 'static {
-    /// Makes one attempt to obtain a token that is newer than `need.newer_than`.
+    /// Makes one attempt to obtain a token that is newer than `need.newer_than`. Returns `None` if the
+    /// cached token stays in use, because the supply has no better one.
     ///
     /// # Errors
     ///
@@ -32,7 +32,7 @@ pub(crate) trait Supply: Send + Sync + 'static {
     /// # Cancellation
     ///
     /// Dropping the future cancels the attempt. [`settle`](Self::settle) is called afterwards.
-    fn obtain(&self, need: Need) -> BoxFuture<'_, Result<Obtained, TokenError>>;
+    fn obtain(&self, need: Need) -> BoxFuture<'_, Result<Option<Supplied>, TokenError>>;
 
     /// Finishes the work that an attempt left when it ended or was cancelled, such as ending a lease.
     /// No caller waits for it.
@@ -65,19 +65,14 @@ pub(crate) trait Supply: Send + Sync + 'static {
 
 /// The requirements of one attempt.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "store"), expect(dead_code, reason = "only a fleet reads the rest"))]
 pub(crate) struct Need {
     /// The stamp of the newest token that the source has had.
-    #[cfg_attr(
-        not(feature = "store"),
-        expect(dead_code, reason = "only a fleet has older tokens")
-    )]
     pub(crate) newer_than: Stamp,
     /// The stamp of the token that this attempt requests.
     pub(crate) stamp: Stamp,
-    #[cfg_attr(not(feature = "store"), expect(dead_code, reason = "only a fleet distinguishes"))]
     pub(crate) reason: Reason,
     /// How long the source will back off if this attempt fails, unless IMS asks for more.
-    #[cfg_attr(not(feature = "store"), expect(dead_code, reason = "only a fleet shares it"))]
     pub(crate) backoff_if_it_fails: Duration,
 }
 
@@ -94,16 +89,6 @@ pub(crate) enum Reason {
     CredentialsChanged,
     /// The user asked for a new token.
     Requested,
-}
-
-/// The result of a successful attempt.
-#[derive(Debug)]
-pub(crate) enum Obtained {
-    /// A newer token.
-    Token(Supplied),
-    /// The cached token stays in use, because the supply has no better one.
-    #[cfg_attr(not(feature = "store"), expect(dead_code, reason = "only a fleet decides so"))]
-    Unchanged,
 }
 
 /// A token, with the facts that the source needs about it.
@@ -132,7 +117,7 @@ pub(crate) struct Direct<F> {
 }
 
 impl<F: FetchToken> Supply for Direct<F> {
-    fn obtain(&self, need: Need) -> BoxFuture<'_, Result<Obtained, TokenError>> {
+    fn obtain(&self, need: Need) -> BoxFuture<'_, Result<Option<Supplied>, TokenError>> {
         Box::pin(async move {
             let limit = self.attempt_timeout;
             // Read before the request is sent. IMS starts the lifetime later, so the token lives at
@@ -144,7 +129,7 @@ impl<F: FetchToken> Supply for Direct<F> {
                 Err(WaitError::DeadlinePassed) => return Err(TokenError::fetcher_timeout(limit)),
                 Err(WaitError::NoTimer) => return Err(TokenError::no_timer()),
             };
-            Ok(Obtained::Token(Supplied { response, sent, stamp: need.stamp, shared: false }))
+            Ok(Some(Supplied { response, sent, stamp: need.stamp, shared: false }))
         })
     }
 
@@ -155,25 +140,4 @@ impl<F: FetchToken> Supply for Direct<F> {
     fn longest(&self) -> Duration {
         self.attempt_timeout
     }
-}
-
-/// The error of [`caught`]: the foreign code panicked.
-#[derive(Debug)]
-pub(crate) struct Panicked;
-
-/// Polls foreign code, and catches a panic of it.
-///
-/// The panic is caught where the code is polled, because only here is its origin certain:
-/// `thread::panicking` is also true while unrelated code unwinds.
-pub(crate) async fn caught<T>(future: impl Future<Output = T> + Send) -> Result<T, Panicked> {
-    let mut future = Box::pin(future);
-    poll_fn(move |context| {
-        // After a panic the future is not polled again.
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Ok(Poll::Pending) => Poll::Pending,
-            Err(_) => Poll::Ready(Err(Panicked)),
-        }
-    })
-    .await
 }

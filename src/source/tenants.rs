@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
+    future::pending,
     hash::Hash,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -14,9 +15,9 @@ use tokio::{
     time::Instant,
 };
 
-use super::{acquire::inside_a_runtime, token_source::TokenSource};
+use super::{acquire, token_source::TokenSource};
 use crate::{
-    clock::timer,
+    clock::{MAX_LIFETIME, timer},
     error::{ConfigError, TokenError},
 };
 
@@ -92,6 +93,9 @@ struct Entry {
 /// make the task spin.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 
+/// How much longer the task waits while no source is held, for the same reason.
+const EMPTY_PAUSE: Duration = Duration::from_secs(1);
+
 impl<K: Clone + Eq + Hash + Send + 'static> TokenSources<K> {
     /// Makes each source with `make`. No lock is held during the call, so two threads may make a source
     /// for one key concurrently: one of the two is kept, and the other is dropped unused.
@@ -119,7 +123,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> TokenSources<K> {
     /// before keep their value.
     #[must_use]
     pub fn with_idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = timeout;
+        self.idle_timeout = timeout.min(MAX_LIFETIME);
         self
     }
 
@@ -199,7 +203,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> TokenSources<K> {
         // Close all sources before waiting for the first, so that they end concurrently.
         entries.values().for_each(|entry| entry.source.close());
         let since = Instant::now();
-        inside_a_runtime()?;
+        acquire::inside_a_runtime()?;
         let mut result = Ok(());
         for entry in entries.into_values() {
             let ended = entry.source.ended(since).await;
@@ -215,34 +219,34 @@ impl<K: Clone + Eq + Hash + Send + 'static> TokenSources<K> {
         if lock(&self.held).sweepers.insert(runtime.id()) {
             let held = Arc::downgrade(&self.held);
             let idle_timeout = self.idle_timeout;
-            runtime.spawn(Sweeper { held, idle_timeout, runtime: Some(runtime.id()) }.sweep());
+            runtime.spawn(Sweeper { held, idle_timeout, runtime: runtime.id() }.sweep());
         }
     }
 }
 
-/// Drops idle sources. Unregisters itself when it ends, which also happens with its runtime.
+/// Drops idle sources, until the `TokenSources` are dropped. Unregisters itself when it ends, which also
+/// happens with its runtime.
 struct Sweeper<K> {
     held: Weak<Mutex<Held<K>>>,
     idle_timeout: Duration,
-    /// The runtime that this task is registered for; `None` once it is unregistered.
-    runtime: Option<Id>,
+    /// The runtime that this task is registered for.
+    runtime: Id,
 }
 
 impl<K: Eq + Hash> Sweeper<K> {
-    async fn sweep(mut self) {
-        while let Some(pause) = self.drop_idle() {
-            if timer(Instant::now() + pause.max(MIN_PAUSE)).await.is_err() {
-                // This runtime has no time driver. It stays registered, so that no further sweeper
-                // starts on it.
-                self.runtime = None;
-                return;
+    async fn sweep(self) {
+        while let Some(due) = self.drop_idle() {
+            if timer(due.max(Instant::now() + MIN_PAUSE)).await.is_err() {
+                // This runtime has no time driver. The task stays registered, so that no further
+                // sweeper starts on it.
+                pending::<()>().await;
             }
         }
     }
 
-    /// Drops the idle sources. Returns how long until the next source may be idle; `None` if no
-    /// source is held, and the task ends.
-    fn drop_idle(&mut self) -> Option<Duration> {
+    /// Drops the idle sources. Returns when the next source may be idle; `None` if no source can be
+    /// held any more, and the task ends.
+    fn drop_idle(&self) -> Option<Instant> {
         let held = self.held.upgrade()?;
         let now = Instant::now();
         let mut dropped = Vec::new();
@@ -258,25 +262,18 @@ impl<K: Eq + Hash> Sweeper<K> {
             }
             keep
         });
-        let first = held.entries.values().map(|entry| entry.used).min();
-        if first.is_none() {
-            // Unregister under the same lock that saw no source. Otherwise a `get` in between would see
-            // this task registered, start none, and its source would never be dropped.
-            if let Some(runtime) = self.runtime.take() {
-                held.sweepers.remove(&runtime);
-            }
-        }
+        let oldest = held.entries.values().map(|entry| entry.used).min();
         drop(held);
         drop(dropped);
-        let elapsed = |first| now.saturating_duration_since(first);
-        first.map(|first| self.idle_timeout.saturating_sub(elapsed(first)))
+        let earliest = oldest.unwrap_or(now + EMPTY_PAUSE);
+        Some(earliest + self.idle_timeout)
     }
 }
 
 impl<K> Drop for Sweeper<K> {
     fn drop(&mut self) {
-        if let (Some(held), Some(runtime)) = (self.held.upgrade(), self.runtime) {
-            lock(&held).sweepers.remove(&runtime);
+        if let Some(held) = self.held.upgrade() {
+            lock(&held).sweepers.remove(&self.runtime);
         }
     }
 }

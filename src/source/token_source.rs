@@ -13,10 +13,11 @@ use tokio::{
 
 use super::{
     access_token::AccessToken,
-    acquire::{self, Requirement, inside_a_runtime},
+    acquire,
     builder::{Custom, TokenSourceBuilder},
     fetch::FetchToken,
     inner::Inner,
+    state::Want,
     status::Status,
 };
 #[cfg(feature = "reqwest")]
@@ -135,7 +136,7 @@ impl TokenSource {
     /// Dropping the future does not cancel the refresh, which serves the other callers and the next
     /// one.
     pub async fn token(&self) -> Result<AccessToken, TokenError> {
-        self.acquire(Duration::ZERO, self.deadline(None)).await
+        self.acquire(Want::default(), self.deadline(None)).await
     }
 
     /// Returns the access token if a usable one is cached, also one that an API refused. Never waits.
@@ -143,7 +144,7 @@ impl TokenSource {
     /// Inside a Tokio runtime it starts a refresh if one is due or no usable token is cached.
     #[must_use]
     pub fn try_token(&self) -> Option<AccessToken> {
-        self.acquire_now(Duration::ZERO)
+        self.try_acquire(Want::default())
     }
 
     /// Starts to fetch the first token, so that a service is ready before its first request.
@@ -167,10 +168,9 @@ impl TokenSource {
     ///
     /// Dropping the future does not cancel the refresh.
     pub async fn refresh(&self) -> Result<AccessToken, TokenError> {
-        inside_a_runtime()?;
-        let newer_than = Some(self.inner().snapshot().state.newest());
-        let requirement = Requirement { newer_than, ..Requirement::default() };
-        acquire::acquire(self.inner(), requirement, self.deadline(None)).await
+        acquire::inside_a_runtime()?;
+        let newer_than = Some(self.inner().snapshot().state.newest);
+        self.acquire(Want { newer_than, ..Want::default() }, self.deadline(None)).await
     }
 
     /// Drops `token` from the cache, so that the next caller waits for a new one. A newer token that is
@@ -199,7 +199,7 @@ impl TokenSource {
     /// Dropping the future does not cancel the shutdown.
     pub async fn shutdown(&self) -> Result<(), TokenError> {
         self.close();
-        inside_a_runtime()?;
+        acquire::inside_a_runtime()?;
         self.ended(Instant::now()).await
     }
 
@@ -221,7 +221,7 @@ impl TokenSource {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.inner().is_closed()
+        self.inner().snapshot().state.closed
     }
 
     /// Returns whether there are other handles of this source.
@@ -255,15 +255,15 @@ impl TokenSource {
         acquire::cached(self.inner())
     }
 
-    /// [`cached`](Self::cached) with at least this remaining lifetime.
-    pub(crate) fn cached_for(&self, min_lifetime: Duration) -> Option<AccessToken> {
-        acquire::cached_for(self.inner(), min_lifetime)
+    /// [`cached`](Self::cached), for a token that meets these requirements.
+    pub(crate) fn cached_for(&self, want: Want) -> Option<AccessToken> {
+        acquire::cached_for(self.inner(), want)
     }
 
     /// A usable token, if one is cached. Does not wait. Starts a refresh if one is due or no usable
     /// token is cached.
-    pub(crate) fn acquire_now(&self, min_lifetime: Duration) -> Option<AccessToken> {
-        acquire::try_acquire(self.inner(), Requirement { min_lifetime, ..Requirement::default() })
+    pub(crate) fn try_acquire(&self, want: Want) -> Option<AccessToken> {
+        acquire::try_acquire(self.inner(), want)
     }
 
     /// Returns a usable token, and waits for one until the deadline.
@@ -273,28 +273,10 @@ impl TokenSource {
     /// As [`token`](Self::token).
     pub(crate) async fn acquire(
         &self,
-        min_lifetime: Duration,
+        want: Want,
         deadline: Deadline,
     ) -> Result<AccessToken, TokenError> {
-        let requirement = Requirement { min_lifetime, ..Requirement::default() };
-        acquire::acquire(self.inner(), requirement, deadline).await
-    }
-
-    /// A token newer than `refused`, for which the caller waits until the deadline while it is being
-    /// requested.
-    ///
-    /// # Errors
-    ///
-    /// If no newer token comes: the refresh failed, or the 401 was not believed.
-    pub(crate) async fn acquire_another(
-        &self,
-        refused: &AccessToken,
-        min_lifetime: Duration,
-        deadline: Deadline,
-    ) -> Result<AccessToken, TokenError> {
-        let newer_than = Some(refused.stamp());
-        let requirement = Requirement { min_lifetime, newer_than, after_refusal: true };
-        acquire::acquire(self.inner(), requirement, deadline).await
+        acquire::acquire(self.inner(), want, deadline).await
     }
 
     /// The deadline of a caller who waits from now on, by default for the source's
@@ -346,6 +328,6 @@ impl StatusChanges {
     }
 
     fn open(&self) -> Option<Arc<Inner>> {
-        self.source.upgrade().filter(|source| !source.is_closed())
+        self.source.upgrade().filter(|source| !source.snapshot().state.closed)
     }
 }

@@ -6,8 +6,7 @@ use std::{error::Error, time::Duration};
 
 use tracing::{debug, info, warn};
 
-use super::quietly;
-use crate::error::TokenError;
+use crate::{error::TokenError, foreign::quietly};
 
 /// This process requested a token and got one, after `duration` and in this attempt.
 pub(crate) fn token_obtained(

@@ -111,7 +111,7 @@ pub use self::recorder::{
 pub(crate) use self::silent::StoreTelemetry;
 #[cfg(not(feature = "metrics"))]
 pub(crate) use self::silent::Telemetry;
-pub(crate) use self::span::{RefreshSpan, quietly};
+pub(crate) use self::span::RefreshSpan;
 
 /// How a request got its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +120,13 @@ pub(crate) enum Obtained {
     Stale,
     Waited,
     Replayed,
+}
+
+impl Obtained {
+    /// How a request got its cached token immediately.
+    pub(crate) const fn cached(is_due: bool) -> Self {
+        if is_due { Self::Stale } else { Self::AtOnce }
+    }
 }
 
 /// The outcome of a request that was refused and could be sent once more.

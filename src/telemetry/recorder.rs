@@ -7,8 +7,8 @@ use metrics::{
     describe_histogram, gauge, histogram,
 };
 
-use super::{Obtained, Recovery, quietly};
-use crate::error::ErrorKind;
+use super::{Obtained, Recovery};
+use crate::{error::ErrorKind, foreign::quietly};
 
 /// Counter: requests, by how they got their `token`.
 pub const REQUESTS: &str = "adobe_auth_requests_total";

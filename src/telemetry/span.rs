@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -11,12 +10,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tracing::{Span, Value, field::Empty, info_span};
 
-/// Runs foreign code (a tracing subscriber, a metrics recorder, a destructor of a user type) and
-/// ignores its panic, so that the panic does not end a refresh or a request. The panic hook has
-/// reported it.
-pub(crate) fn quietly(foreign: impl FnOnce()) {
-    let _ = catch_unwind(AssertUnwindSafe(foreign));
-}
+use crate::foreign::quietly;
 
 /// The span `token_refresh`.
 #[derive(Clone, Debug)]

@@ -36,10 +36,10 @@ use tokio::runtime::{Builder, Runtime};
 
 use self::{
     access_token::{OriginKey, TokenOwner},
-    acquire::{Requirement, acquire},
+    acquire::acquire,
     inner::{Inner, Settings},
-    state::Completion,
-    supply::{BoxFuture, Need, Obtained, Stamp, Supplied, Supply},
+    state::Want,
+    supply::{BoxFuture, Need, Stamp, Supplied, Supply},
     sync::{Fault, end_last_task, lose_tasks, plant},
 };
 // The files of the protocol import these from the module above them.
@@ -181,12 +181,12 @@ impl Drop for InProgress<'_> {
 }
 
 impl Supply for Ims {
-    fn obtain(&self, need: Need) -> BoxFuture<'_, Result<Obtained, TokenError>> {
+    fn obtain(&self, need: Need) -> BoxFuture<'_, Result<Option<Supplied>, TokenError>> {
         Box::pin(async move {
             let request = self.requests.begin();
             shuttle::future::yield_now().await;
             match (self.answer)(request.number) {
-                Answer::Token => Ok(Obtained::Token(supplied(need.stamp))),
+                Answer::Token => Ok(Some(supplied(need.stamp))),
                 Answer::Failure => Err(TokenError::transient("IMS is down")),
                 // Without the panic hook, which would print each one.
                 Answer::Panic => std::panic::resume_unwind(Box::new("fetching")),
@@ -222,14 +222,14 @@ fn supplied(stamp: Stamp) -> Supplied {
 
 fn source(ims: &Arc<Ims>) -> Arc<Inner> {
     sync::begin();
-    let schedule = policy::schedule::Schedule { refresh_at: 0.9, jitter: 0.0 };
+    let schedule = policy::Schedule { refresh_at: 0.9, jitter: 0.0 };
     let settings = Settings {
         schedule,
-        backoff: policy::backoff::Backoff::default(),
+        backoff: policy::Backoff::default(),
         clock: clock(),
         keep_warm: false,
         acquire_timeout: DAY,
-        attempt_timeout: Some(LONGEST),
+        attempt_timeout: LONGEST,
         attempts: 1,
         retry_for: Duration::ZERO,
         name: "model".into(),
@@ -252,7 +252,7 @@ fn caller(inner: &Arc<Inner>) -> thread::JoinHandle<Result<Stamp, TokenError>> {
 }
 
 fn call(inner: &Arc<Inner>) -> Result<Stamp, TokenError> {
-    let token = block_on(acquire(inner, Requirement::default(), Deadline::after(DAY)));
+    let token = block_on(acquire(inner, Want::default(), Deadline::after(DAY)));
     token.map(|token| token.stamp())
 }
 
@@ -271,11 +271,11 @@ fn reader(inner: &Arc<Inner>) -> thread::JoinHandle<()> {
         for _ in 0..6 {
             let snapshot = inner.snapshot();
             let state = &snapshot.state;
-            let now = (state.flights(), state.newest(), state.is_closed());
+            let now = (state.flights, state.newest, state.closed);
             assert!(before.0 <= now.0 && before.1 <= now.1 && before.2 <= now.2, "went back");
             before = now;
             if let Some((token, _)) = state.token(inner.now()) {
-                assert_eq!(token.stamp(), state.newest(), "an older token is cached");
+                assert_eq!(token.stamp(), state.newest, "an older token is cached");
             }
         }
     })
@@ -430,7 +430,7 @@ fn an_overdue_refresh_is_superseded_once() {
         let callers = [(); 2].map(|()| caller(&inner));
         let late = in_thread(&inner, move |inner| {
             let token = inner.token(supplied(Stamp(1))).unwrap();
-            inner.complete(stalled, Completion::Token(token));
+            inner.complete(stalled, Ok(Some(token)));
         });
 
         late.join().unwrap();
@@ -441,7 +441,7 @@ fn an_overdue_refresh_is_superseded_once() {
             assert!([Stamp(1), Stamp(2)].contains(&stamp), "{stamp:?}");
         }
         assert!(ims.requests() <= 1);
-        assert!(inner.snapshot().state.flights() <= 2);
+        assert!(inner.snapshot().state.flights <= 2);
     }
 
     check(model);
@@ -460,7 +460,7 @@ fn a_superseded_refresh_ends_no_other() {
         pass(Duration::from_secs(1));
         let late = in_thread(&inner, move |inner| {
             assert!(!inner.extend(stalled));
-            inner.complete(stalled, Completion::Lost(TokenError::transient("late")));
+            inner.complete(stalled, Err(TokenError::lost()));
         });
         let callers = [(); 2].map(|()| caller(&inner));
 
@@ -483,7 +483,7 @@ fn a_late_completion_brings_no_older_token() {
         let reader = reader(&inner);
         let late = in_thread(&inner, move |inner| {
             let token = inner.token(supplied(Stamp(2))).unwrap();
-            inner.complete(stalled, Completion::Token(token));
+            inner.complete(stalled, Ok(Some(token)));
         });
         let newer = in_thread(&inner, |inner| {
             assert!(inner.take(inner.token(supplied(Stamp(3))).unwrap()));
@@ -611,7 +611,7 @@ fn a_waiter_wakes_in_every_order_of_steps() {
         let number = inner.start(inner.now(), |_| true).unwrap();
         let completion = in_thread(&inner, move |inner| {
             let token = inner.token(supplied(Stamp(1))).unwrap();
-            inner.complete(number, Completion::Token(token));
+            inner.complete(number, Ok(Some(token)));
         });
 
         assert_eq!(call(&inner).unwrap(), Stamp(1));

@@ -2,27 +2,29 @@
 
 use std::time::Duration;
 
+use crate::error::{ErrorKind, TokenError};
+
 /// The exponential backoff of a source, with jitter and caps.
 ///
 /// A pause is drawn between a quarter and the whole of its longest value. Full jitter, from zero on,
 /// would let a run of small draws flood a failing IMS.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::source) struct Backoff {
+pub(crate) struct Backoff {
     /// The longest pause after the first failure; it doubles with each further one.
-    pub(in crate::source) base: Duration,
+    pub(crate) base: Duration,
     /// The longest pause while nobody waits for a token.
-    pub(in crate::source) cap: Duration,
+    pub(crate) cap: Duration,
     /// The longest pause because IMS asked for it with `Retry-After`.
-    pub(in crate::source) retry_after_cap: Duration,
+    pub(crate) retry_after_cap: Duration,
 }
 
 /// The two pauses after one failure: for callers who wait, and for the background.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::source) struct Pauses {
+pub(crate) struct Pauses {
     /// Before a caller without a usable token may start a refresh.
-    pub(in crate::source) callers: Duration,
+    pub(crate) callers: Duration,
     /// Before a refresh starts that nobody waits for.
-    pub(in crate::source) background: Duration,
+    pub(crate) background: Duration,
 }
 
 /// The longest pause while callers ask and no usable token is cached, so that they are served within
@@ -52,9 +54,20 @@ impl Default for Backoff {
 }
 
 impl Backoff {
+    /// The pauses after `failures` failures in a row (at least one), the last of which is `error`.
+    /// `random` is in `[0, 1)`.
+    pub(crate) fn pauses(self, failures: u32, error: &TokenError, random: f64) -> Pauses {
+        match error.kind() {
+            ErrorKind::Panicked => self.panicked(failures, random),
+            ErrorKind::RuntimeLost => self.lost(failures, random),
+            _ if error.is_transient() => self.transient(failures, error.retry_after(), random),
+            _ => self.permanent(failures, error.retry_after(), random),
+        }
+    }
+
     /// The pauses after `failures` transient failures of the issuer in a row (at least one), the
     /// last of which carried `retry_after`. `random` is in `[0, 1)`.
-    pub(in crate::source) fn transient(
+    pub(crate) fn transient(
         self,
         failures: u32,
         retry_after: Option<Duration>,
@@ -72,12 +85,7 @@ impl Backoff {
     /// The pauses after `failures` permanent failures of the issuer in a row. Callers may retry as
     /// after transient failures with the longer cap, because the secret may have been corrected at
     /// Adobe.
-    pub(in crate::source) fn permanent(
-        self,
-        failures: u32,
-        retry_after: Option<Duration>,
-        random: f64,
-    ) -> Pauses {
+    fn permanent(self, failures: u32, retry_after: Option<Duration>, random: f64) -> Pauses {
         let Pauses { background: callers, .. } = self.transient(failures, retry_after, random);
         let slow = MIN_PERMANENT_PAUSE.saturating_mul(doublings(failures)).min(MAX_PERMANENT_PAUSE);
         Pauses { callers, background: slow.max(callers) }
@@ -85,7 +93,7 @@ impl Backoff {
 
     /// The pauses after the token fetcher panicked `failures` times in a row. After the first panic
     /// the next caller may retry immediately.
-    pub(in crate::source) fn panicked(self, failures: u32, random: f64) -> Pauses {
+    fn panicked(self, failures: u32, random: f64) -> Pauses {
         match failures {
             0 | 1 => Pauses { callers: Duration::ZERO, background: self.base },
             _ => self.transient(failures - 1, None, random),
@@ -96,7 +104,7 @@ impl Backoff {
     ///
     /// IMS did not fail, so callers wait only briefly. Each lost refresh may have cost a token at
     /// IMS, so the refresh of a token that is still valid backs off exponentially.
-    pub(in crate::source) fn lost(self, losses: u32, random: f64) -> Pauses {
+    fn lost(self, losses: u32, random: f64) -> Pauses {
         match losses {
             0 | 1 => Pauses { callers: Duration::ZERO, background: Duration::ZERO },
             _ => Pauses {

@@ -38,7 +38,7 @@ const MAX_ORIGINS: usize = 64;
 
 /// The origins that refused a token lately.
 #[derive(Debug)]
-pub(in crate::source) struct Refusals {
+pub(crate) struct Refusals {
     origins: Vec<(OriginKey, Latch)>,
     source: Latch,
     /// When a token was last replaced because of a refusal.
@@ -53,7 +53,8 @@ struct Latch {
     /// How many refusals were believed in the current window.
     believed: u32,
     window_ends: Option<Moment>,
-    latched_until: Option<Moment>,
+    /// `true` if refusals are ignored until the window ends.
+    latched: bool,
     /// How long the next latch lasts.
     next_latch: Duration,
     last_refusal: Option<Moment>,
@@ -88,7 +89,7 @@ impl Default for Refusals {
 
 impl Refusals {
     /// Records that `origin` refused the cached token. Returns whether to believe the refusal.
-    pub(in crate::source) fn record(&mut self, now: Moment, origin: OriginKey) -> bool {
+    pub(crate) fn record(&mut self, now: Moment, origin: OriginKey) -> bool {
         let fresh = self.replaced_at.is_some_and(|at| !at.plus(WINDOW).has_come(now));
         let Some(latch) = self.latch(now, origin) else { return false };
         // The budget of the source is asked last: a refusal that its own origin ignores must not use up
@@ -104,7 +105,7 @@ impl Refusals {
     }
 
     /// Records that a suspect token was replaced.
-    pub(in crate::source) fn record_replacement(&mut self, now: Moment) {
+    pub(crate) fn record_replacement(&mut self, now: Moment) {
         self.replaced_at = Some(now);
     }
 
@@ -133,7 +134,7 @@ impl Latch {
             limits,
             believed: 0,
             window_ends: None,
-            latched_until: None,
+            latched: false,
             next_latch: MIN_LATCH,
             last_refusal: None,
         }
@@ -146,18 +147,15 @@ impl Latch {
             *self = Self::new(self.limits);
         }
         self.last_refusal = Some(now);
-        if self.latched_until.is_some_and(|until| !until.has_come(now)) {
-            return false;
-        }
         if self.window_ends.is_none_or(|end| end.has_come(now)) {
-            self.believed = 0;
+            (self.believed, self.latched) = (0, false);
             self.window_ends = Some(now.plus(self.limits.window));
         }
-        if self.believed < self.limits.believed {
-            return true;
+        if self.latched || self.believed < self.limits.believed {
+            return !self.latched;
         }
-        self.latched_until = Some(now.plus(self.next_latch));
-        self.window_ends = self.latched_until;
+        self.latched = true;
+        self.window_ends = Some(now.plus(self.next_latch));
         self.next_latch = (self.next_latch * 2).min(self.limits.max_latch);
         false
     }
@@ -166,9 +164,7 @@ impl Latch {
     /// no refusal came for longer than the next latch would last.
     fn is_quiet(&self, now: Moment) -> bool {
         let over = |moment: Option<Moment>| moment.is_none_or(|moment| moment.has_come(now));
-        over(self.last_refusal.map(|last| last.plus(self.next_latch)))
-            && over(self.latched_until)
-            && over(self.window_ends)
+        over(self.last_refusal.map(|last| last.plus(self.next_latch))) && over(self.window_ends)
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::clock::Moment;
 
 /// The share of its lifetime after which a token is refreshed: 23 of 24 hours.
-pub(crate) const DEFAULT_REFRESH_AT: f64 = 23.0 / 24.0;
+const DEFAULT_REFRESH_AT: f64 = 23.0 / 24.0;
 
 /// The shortest window before expiry in which a token is refreshed, if its lifetime allows.
 const MIN_WINDOW: Duration = Duration::from_secs(5 * 60);
@@ -35,6 +35,13 @@ pub(crate) struct Schedule {
     /// Where in the jitter window this source refreshes, in `[0, 1)`. Drawn once per source, because
     /// with a new draw for each request a busy source would always refresh at the early edge.
     pub(crate) jitter: f64,
+}
+
+impl Default for Schedule {
+    /// The default rule, without jitter.
+    fn default() -> Self {
+        Self { refresh_at: DEFAULT_REFRESH_AT, jitter: 0.0 }
+    }
 }
 
 /// The two moments in the lifetime of a token at which its state changes.
