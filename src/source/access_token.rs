@@ -1,10 +1,8 @@
 //! [`AccessToken`]: a secret, the header values made from it, and its expiry.
 
-use std::{
-    fmt,
-    sync::{Arc, Weak},
-    time::{Duration, SystemTime},
-};
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -12,10 +10,8 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use super::supply::{Stamp, Supplied};
-use crate::{
-    clock::{MAX_LIFETIME, Moment},
-    error::{ErrorKind, TokenError},
-};
+use crate::clock::{MAX_LIFETIME, Moment};
+use crate::error::{ErrorKind, TokenError};
 
 /// An access token of a [`TokenSource`](crate::TokenSource).
 ///

@@ -6,20 +6,13 @@
 
 use std::sync::Arc;
 
-use super::{
-    access_token::{AccessToken, OriginKey, TokenOwner},
-    background,
-    hot_path::FastLane,
-    inner::{Inner, Snapshot},
-    refresh,
-    state::{Decision, State, Want},
-    sync::Handle,
-};
-use crate::{
-    clock::{Deadline, timer},
-    error::TokenError,
-    telemetry::{Obtained, Telemetry, events},
-};
+use super::access_token::{AccessToken, OriginKey, TokenOwner};
+use super::inner::{Inner, Snapshot};
+use super::state::{Decision, State, Want};
+use super::{background, hot_path::FastLane, refresh, sync::Handle};
+use crate::clock::{Deadline, timer};
+use crate::error::TokenError;
+use crate::telemetry::{Obtained, Telemetry, events};
 
 /// A waiting caller fails when this many new tokens expired too early for it.
 const MAX_INSUFFICIENT: u32 = 2;
@@ -98,7 +91,7 @@ pub(super) async fn acquire(
         changes.mark_unchanged();
         want.deadline = Some(deadline.at());
         let until = match decide(inner, want) {
-            Decision::Use(token) | Decision::UseAndRefresh(token, _) => return Ok(token),
+            Decision::Use(token, _) => return Ok(token),
             Decision::Fail(error) => return Err(error),
             Decision::Wait(until) => until.min(deadline.next_check()),
             Decision::Refresh(_) | Decision::ReviewOverdue => deadline.next_check(),

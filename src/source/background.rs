@@ -8,25 +8,17 @@
 //! The user's code in a job may panic, complete immediately again and again, or take an hour. The task
 //! ends with its runtime; the next caller on another runtime starts the task anew.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{
-    inner::{Inner, Registration, TaskGuard},
-    refresh,
-    state::State,
-    supply::{Reason, Supply},
-    sync::{Handle, watch},
-};
-use crate::{
-    clock::{Moment, timer},
-    foreign::caught,
-    telemetry::events,
-};
+use super::inner::{Inner, Registration, TaskGuard};
+use super::supply::{Reason, Supply};
+use super::sync::{Handle, watch};
+use super::{refresh, state::State};
+use crate::clock::{Moment, timer};
+use crate::{foreign::caught, telemetry::events};
 
 /// The longest sleep. Timers stop while the machine is suspended, but the wall clock does not, so the
 /// task reads the wall clock at least this often.

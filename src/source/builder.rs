@@ -2,24 +2,15 @@
 
 #[cfg(feature = "store")]
 use std::any::Any;
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
+use std::{fmt, sync::Arc};
 
-use super::{
-    fetch::FetchToken,
-    inner::{Inner, Settings},
-    policy::{Backoff, Schedule},
-    supply::{Direct, Supply},
-    token_source::TokenSource,
-};
-use crate::{
-    clock::Clock,
-    error::ConfigError,
-    ims::{Environment, ImsClient, ImsClientBuilder},
-};
+use super::inner::{Inner, Settings};
+use super::policy::{Backoff, Schedule};
+use super::supply::{Direct, Supply};
+use super::{fetch::FetchToken, token_source::TokenSource};
+use crate::ims::{Environment, ImsClient, ImsClientBuilder};
+use crate::{clock::Clock, error::ConfigError};
 
 /// Builds a [`TokenSource`].
 ///

@@ -2,10 +2,8 @@
 
 use std::future::{Future, pending};
 
-use crate::{
-    error::TokenError,
-    ims::{ImsClient, TokenResponse},
-};
+use crate::error::TokenError;
+use crate::ims::{ImsClient, TokenResponse};
 
 /// Fetches one new access token.
 ///

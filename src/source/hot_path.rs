@@ -9,16 +9,9 @@
 //!
 //! A snapshot remembered by each service bought nothing (1.29 × instead of 1.31 ×) and was removed.
 
-use std::{
-    cell::Cell,
-    num::NonZero,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::{cell::Cell, num::NonZero, thread, time::Duration};
 
 use super::access_token::AccessToken;
 use crate::clock::{Clock, Moment, Tick};

@@ -5,29 +5,20 @@
 //! one. Foreign code (tracing, metrics, user code, destructors of user errors) runs after the change
 //! is published and the mutex is released, so that it can neither block nor poison the mutex.
 
-use std::{
-    sync::{Arc, PoisonError, Weak, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, PoisonError, Weak, atomic::Ordering};
+use std::time::Duration;
 
 use arc_swap::Guard;
 use tokio::time::Instant;
 
-use super::{
-    access_token::{AccessToken, OriginKey, TokenOwner},
-    hot_path::FastLane,
-    policy::{Backoff, Refusals, Schedule},
-    state::State,
-    status::Status,
-    supply::{Need, Reason, Stamp, Supplied, Supply},
-    sync::{ArcSwap, AtomicU64, AtomicUsize, Id, Mutex, MutexGuard, watch},
-};
-use crate::{
-    clock::{Clock, Moment},
-    error::TokenError,
-    foreign::quietly,
-    telemetry::{Obtained, Telemetry},
-};
+use super::access_token::{AccessToken, OriginKey, TokenOwner};
+use super::policy::{Backoff, Refusals, Schedule};
+use super::supply::{Need, Reason, Stamp, Supplied, Supply};
+use super::sync::{ArcSwap, AtomicU64, AtomicUsize, Id, Mutex, MutexGuard, watch};
+use super::{hot_path::FastLane, state::State, status::Status};
+use crate::clock::{Clock, Moment};
+use crate::telemetry::{Obtained, Telemetry};
+use crate::{error::TokenError, foreign::quietly};
 
 /// The settings of a source, from its builder.
 #[derive(Clone, Debug)]

@@ -9,19 +9,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
-    access_token::AccessToken,
-    inner::{Inner, TaskGuard},
-    state::State,
-    supply::{Reason, Supplied},
-    sync::Handle,
-};
-use crate::{
-    clock::{Deadline, WaitError, timer},
-    error::{ErrorKind, TokenError},
-    foreign::{Panicked, caught},
-    telemetry::{RefreshSpan, events},
-};
+use super::inner::{Inner, TaskGuard};
+use super::supply::{Need, Reason, Supplied};
+use super::{access_token::AccessToken, state::State, sync::Handle};
+use crate::clock::{Deadline, WaitError, timer};
+use crate::error::{ErrorKind, TokenError};
+use crate::foreign::{Panicked, caught};
+use crate::telemetry::{RefreshSpan, events};
 
 /// Starts a refresh on the current runtime if `wanted` still holds and none is in progress.
 ///
@@ -79,12 +73,18 @@ async fn attempts(guard: &Guard, reason: Reason) -> Result<Option<AccessToken>, 
     let newest = inner.snapshot().state.newest;
     let mut paused = Duration::ZERO;
     let mut lost_time = Duration::ZERO;
+    let mut repeated = false;
     let mut attempt = 1;
     loop {
         span.record("attempt", u64::from(attempt));
+        // A refresh that was given up because its runtime stalled makes no further requests.
+        if !inner.extend(*number) {
+            return Err(TokenError::lost());
+        }
         let random = fastrand::f64();
-        let (result, standstill) = attempt_once(inner, *number, reason, random).await;
-        lost_time += standstill;
+        let need = inner.need(reason, random);
+        let (result, deadline) = attempt_once(inner, *number, need).await;
+        lost_time += deadline.lost();
         let error = match result {
             Ok(token) => {
                 if let Some(token) = &token {
@@ -94,6 +94,16 @@ async fn attempts(guard: &Guard, reason: Reason) -> Result<Option<AccessToken>, 
             }
             Err(error) => error,
         };
+        // The scenario: a process is stopped in the middle of a token request (SIGSTOP, a paused VM, a
+        // frozen function) and resumed minutes later. IMS has closed the connection long ago, so the
+        // attempt fails with a broken connection or a timeout. Recorded as a failure, it would start a
+        // backoff and fail the callers although IMS is healthy.
+        if deadline.stood_still() && !repeated && is_unanswered(&error) {
+            repeated = true;
+            events::attempt_repeated();
+            continue;
+        }
+        repeated = false;
         let Some(pause) = inner.record_failure(*number, &error, random) else {
             // The refresh was given up, and another one may be in progress.
             return Err(error);
@@ -119,51 +129,29 @@ async fn attempts(guard: &Guard, reason: Reason) -> Result<Option<AccessToken>, 
     }
 }
 
-/// Makes one attempt, and repeats it once if it failed because the process stood still. Returns the
-/// result, and how long the process stood still.
-///
-/// The scenario: a process is stopped in the middle of a token request (SIGSTOP, a paused VM, a frozen
-/// function) and resumed minutes later. IMS has closed the connection long ago, so the attempt fails
-/// with a broken connection or a timeout. Recorded as a failure, it would start a backoff and fail the
-/// callers although IMS is healthy.
+/// Makes one attempt. Returns its result, and its deadline, which knows how long the process stood still.
 async fn attempt_once(
     inner: &Arc<Inner>,
     number: u64,
-    reason: Reason,
-    random: f64,
-) -> (Result<Option<AccessToken>, TokenError>, Duration) {
-    let mut repeated = false;
-    let mut lost_time = Duration::ZERO;
-    loop {
-        // A refresh that was given up because its runtime stalled makes no further requests.
-        if !inner.extend(number) {
-            return (Err(TokenError::lost()), lost_time);
-        }
-        // The supply ends an attempt itself after `longest`. This limit is an eighth later, for a
-        // supply that does not.
-        let longest = inner.supply.longest();
-        let limit = longest.saturating_add(longest / 8);
-        let mut deadline = Deadline::after(limit);
-        let obtained = caught(inner.supply.obtain(inner.need(reason, random)));
-        // After a standstill the attempt continues with more time, so the refresh is not overdue.
-        let resumed = || {
-            inner.extend(number);
-        };
-        let result = match deadline.wait_for(obtained, resumed).await {
-            Ok(Ok(Ok(supplied))) => supplied.map(|supplied| accept(inner, supplied)).transpose(),
-            Ok(Ok(Err(error))) => Err(error),
-            Ok(Err(Panicked)) => Err(TokenError::panicked()),
-            Err(WaitError::NoTimer) => Err(TokenError::no_timer()),
-            Err(WaitError::DeadlinePassed) => Err(TokenError::attempt_timeout(limit)),
-        };
-        lost_time += deadline.lost();
-        let unanswered = result.as_ref().is_err_and(is_unanswered);
-        if !unanswered || repeated || !deadline.stood_still() {
-            return (result, lost_time);
-        }
-        repeated = true;
-        events::attempt_repeated();
-    }
+    need: Need,
+) -> (Result<Option<AccessToken>, TokenError>, Deadline) {
+    // The supply ends an attempt itself after `longest`. This limit is an eighth later, for a supply
+    // that does not.
+    let longest = inner.supply.longest();
+    let mut deadline = Deadline::after(longest.saturating_add(longest / 8));
+    // After a standstill the attempt continues with more time, so the refresh is not overdue.
+    let resumed = || {
+        inner.extend(number);
+    };
+    let obtained = deadline.wait_for(caught(inner.supply.obtain(need)), resumed).await;
+    let result = match obtained {
+        Ok(Ok(Ok(supplied))) => supplied.map(|supplied| accept(inner, supplied)).transpose(),
+        Ok(Ok(Err(error))) => Err(error),
+        Ok(Err(Panicked)) => Err(TokenError::panicked()),
+        Err(WaitError::NoTimer) => Err(TokenError::no_timer()),
+        Err(WaitError::DeadlinePassed) => Err(TokenError::attempt_timeout(deadline.limit())),
+    };
+    (result, deadline)
 }
 
 /// Returns whether the attempt may have failed because the process stood still: IMS did not respond, or

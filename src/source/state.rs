@@ -7,16 +7,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
-    access_token::AccessToken,
-    hot_path::{FastLane, Shards},
-    policy::{Backoff, Pauses, Schedule, Thresholds},
-    supply::{Reason, Stamp},
-};
-use crate::{
-    clock::Moment,
-    error::{ErrorKind, TokenError},
-};
+use super::access_token::AccessToken;
+use super::hot_path::{FastLane, Shards};
+use super::policy::{Backoff, Pauses, Schedule, Thresholds};
+use super::supply::{Reason, Stamp};
+use crate::clock::Moment;
+use crate::error::{ErrorKind, TokenError};
 
 /// How long callers wait for the replacement of a suspect token, counted from the refusal, before they
 /// use the suspect token: long enough for a healthy IMS, and short enough for a request.
@@ -113,10 +109,8 @@ pub(crate) struct Want {
 /// The next step of a caller.
 #[derive(Debug)]
 pub(super) enum Decision {
-    /// Use this token.
-    Use(AccessToken),
-    /// Use this token, and start a refresh in the background.
-    UseAndRefresh(AccessToken, Reason),
+    /// Use this token, and start a refresh in the background if there is a reason.
+    Use(AccessToken, Option<Reason>),
     /// Start a refresh, and wait.
     Refresh(Reason),
     /// Wait for the next change of the state. Without one, decide again at this time.
@@ -131,7 +125,7 @@ impl Decision {
     /// The token to use now; `None` if the caller has to wait or fails.
     pub(super) fn token(self) -> Option<AccessToken> {
         match self {
-            Self::Use(token) | Self::UseAndRefresh(token, _) => Some(token),
+            Self::Use(token, _) => Some(token),
             _ => None,
         }
     }
@@ -139,7 +133,8 @@ impl Decision {
     /// Why a refresh is to start; `None` if none is.
     pub(super) fn reason(&self) -> Option<Reason> {
         match self {
-            Self::UseAndRefresh(_, reason) | Self::Refresh(reason) => Some(*reason),
+            Self::Use(_, reason) => *reason,
+            Self::Refresh(reason) => Some(*reason),
             _ => None,
         }
     }
@@ -183,11 +178,8 @@ impl State {
                 None => {}
             }
         }
-        let token = cached.shards.pick().clone();
-        match self.background_reason(now).filter(|_| want.can_start) {
-            Some(reason) => Decision::UseAndRefresh(token, reason),
-            None => Decision::Use(token),
-        }
+        let reason = self.background_reason(now).filter(|_| want.can_start);
+        Decision::Use(cached.shards.pick().clone(), reason)
     }
 
     /// Waits, starts a refresh or fails, because no usable token is cached.
@@ -278,39 +270,30 @@ impl State {
             return None;
         }
         let paused_until = self.failures().map(|failure| failure.retry_at).reduce(Moment::later);
-        let due = match &self.cached {
-            Some(cached) => Some(cached.suspect_since.unwrap_or(cached.thresholds.due)),
-            None => self.missing_since,
-        };
-        paused_until.or(due)
+        let due = self.cached.as_ref().map(|it| it.suspect_since.unwrap_or(it.thresholds.due));
+        paused_until.or(due).or(self.missing_since)
     }
 
     /// In how long the background task has to act: to start a refresh, or to review one that is overdue.
     pub(super) fn wake_in(&self, now: Moment) -> Option<Duration> {
-        match &self.flight {
-            Some(flight) => Some(flight.overdue_at.sleep_from(now)),
-            None => self.next_refresh().map(|at| at.remaining(now)),
-        }
+        let overdue_in = self.flight.map(|flight| flight.overdue_at.sleep_from(now));
+        overdue_in.or_else(|| self.next_refresh().map(|at| at.remaining(now)))
     }
 
     /// Why a refresh is to start in the background; `None` if none is due.
     pub(super) fn background_reason(&self, now: Moment) -> Option<Reason> {
         self.next_refresh().filter(|at| at.has_come(now))?;
-        let usable = self.usable(now, Want::default());
-        Some(match usable.map(|cached| cached.suspect_since.is_some()) {
-            Some(true) => Reason::Refused,
-            Some(false) => Reason::Due,
+        Some(match self.usable(now, Want::default()) {
             None => Reason::Missing,
+            Some(cached) if cached.suspect_since.is_some() => Reason::Refused,
+            Some(_) => Reason::Due,
         })
     }
 
     /// The token and the time up to which requests may send it without a decision.
     pub(super) fn fast_lane(&self) -> Option<FastLane> {
-        let cached = self.cached.as_ref()?;
-        // Callers wait for the replacement of this token, so each of them has to decide.
-        if self.awaits_replacement() {
-            return None;
-        }
+        // Callers wait for the replacement of a suspect token, so each of them has to decide.
+        let cached = self.cached.as_ref().filter(|_| !self.awaits_replacement())?;
         let Thresholds { due, expired } = cached.thresholds;
         let next = self.flight.map(|flight| flight.overdue_at).or_else(|| self.next_refresh());
         let until = next.map_or(expired, |at| at.earlier(expired));
@@ -331,10 +314,8 @@ impl State {
     /// Records that the refresh `number` starts another attempt after `pause`, or has noticed that the
     /// process stood still. Returns `false` if this refresh was given up.
     pub(super) fn extend(&mut self, number: u64, now: Moment, pause: Duration) -> bool {
-        let Some(flight) = self.flight.as_mut().filter(|flight| flight.number == number) else {
-            return false;
-        };
-        *flight = Flight::new(number, now.plus(pause), flight.longest);
+        let Some(flight) = self.flight.filter(|it| it.number == number) else { return false };
+        self.flight = Some(Flight::new(number, now.plus(pause), flight.longest));
         true
     }
 
@@ -372,9 +353,7 @@ impl State {
         waiting: bool,
         random: f64,
     ) -> Option<Duration> {
-        if self.flight.is_none_or(|flight| flight.number != number) {
-            return None;
-        }
+        self.flight.filter(|flight| flight.number == number)?;
         let pauses = self.record(number, now, error, random);
         // In a long outage callers fail as soon as an attempt does. One that timed out is repeated
         // after the shorter pause, because those who waited for it still have time.
@@ -478,10 +457,10 @@ impl State {
     /// Returns whether a 401 for this token is evidence. It is ignored for a token that was replaced
     /// meanwhile or is suspect already, and while no replacement can be requested.
     pub(super) fn is_refusal_of_interest(&self, now: Moment, token: &AccessToken) -> bool {
-        let backing_off =
-            self.failure().is_some() && self.next_refresh().is_some_and(|at| !at.has_come(now));
-        let cached = self.cached.as_ref().filter(|cached| cached.shards.token().is(token));
-        !self.closed && !backing_off && cached.is_some_and(|cached| cached.suspect_since.is_none())
+        let is_current = self.cached.as_ref().is_some_and(|it| it.shards.token().is(token));
+        let pauses = self.next_refresh().is_some_and(|at| !at.has_come(now));
+        let backing_off = pauses && self.failure().is_some();
+        is_current && !self.is_suspect() && !backing_off && !self.closed
     }
 
     /// Makes the cached token suspect.

@@ -89,8 +89,8 @@ fn patient(now: Moment, patience: Duration) -> Want {
 /// The decision in words, for comparison.
 fn decision(state: &State, now: Moment, want: Want) -> String {
     match state.decide(now, want) {
-        Decision::Use(token) => format!("use {}", token.generation()),
-        Decision::UseAndRefresh(token, reason) => {
+        Decision::Use(token, None) => format!("use {}", token.generation()),
+        Decision::Use(token, Some(reason)) => {
             format!("use {} and refresh: {reason:?}", token.generation())
         }
         Decision::Refresh(reason) => format!("refresh: {reason:?}"),

@@ -3,10 +3,8 @@
 use std::time::SystemTime;
 
 use super::state::State;
-use crate::{
-    clock::Moment,
-    error::{ErrorKind, StoreError, TokenError},
-};
+use crate::clock::Moment;
+use crate::error::{ErrorKind, StoreError, TokenError};
 
 /// The state of a [`TokenSource`](crate::TokenSource) at one moment.
 ///

@@ -4,19 +4,14 @@
 //! shares the result. [`Direct`] calls a [`FetchToken`]. With a token store, a fleet of processes is
 //! the supply, and wraps a `Direct`.
 
-use std::{
-    future::{Future, pending},
-    pin::Pin,
-    time::Duration,
-};
+use std::future::{Future, pending};
+use std::{pin::Pin, time::Duration};
 
 use super::fetch::FetchToken;
-use crate::{
-    clock::{Clock, Deadline, Moment, WaitError},
-    error::{StoreError, TokenError},
-    foreign::{Panicked, caught},
-    ims::TokenResponse,
-};
+use crate::clock::{Clock, Deadline, Moment, WaitError};
+use crate::error::{StoreError, TokenError};
+use crate::foreign::{Panicked, caught};
+use crate::ims::TokenResponse;
 
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

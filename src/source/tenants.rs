@@ -1,25 +1,15 @@
 //! [`TokenSources`]: one source for each tenant.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-    future::pending,
-    hash::Hash,
-    mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::{fmt, future::pending, hash::Hash, mem, time::Duration};
 
-use tokio::{
-    runtime::{Handle, Id},
-    time::Instant,
-};
+use tokio::runtime::{Handle, Id};
+use tokio::time::Instant;
 
 use super::{acquire, token_source::TokenSource};
-use crate::{
-    clock::{MAX_LIFETIME, timer},
-    error::{ConfigError, TokenError},
-};
+use crate::clock::{MAX_LIFETIME, timer};
+use crate::error::{ConfigError, TokenError};
 
 /// A [`TokenSource`] for each key: one client for many Adobe organizations.
 ///

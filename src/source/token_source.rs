@@ -1,34 +1,22 @@
 //! [`TokenSource`]: the handle of a source, and [`StatusChanges`].
 
-use std::{
-    fmt,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::sync::{Arc, Weak};
+use std::{fmt, time::Duration};
 
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
+use super::builder::{Custom, TokenSourceBuilder};
 use super::{
-    access_token::AccessToken,
-    acquire,
-    builder::{Custom, TokenSourceBuilder},
-    fetch::FetchToken,
-    inner::Inner,
-    state::Want,
+    access_token::AccessToken, acquire, fetch::FetchToken, inner::Inner, state::Want,
     status::Status,
 };
+use crate::credentials::{Credentials, ProvideCredentials};
 #[cfg(feature = "reqwest")]
 use crate::error::ConfigError;
-use crate::{
-    clock::Deadline,
-    credentials::{Credentials, ProvideCredentials},
-    error::TokenError,
-    ims::{ImsClient, ImsClientBuilder},
-    telemetry::{Obtained, Telemetry},
-};
+use crate::ims::{ImsClient, ImsClientBuilder};
+use crate::telemetry::{Obtained, Telemetry};
+use crate::{clock::Deadline, error::TokenError};
 
 /// The shared access token of one credential, which refreshes itself.
 ///
