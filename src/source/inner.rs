@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::access_token::{AccessToken, OriginKey, TokenOwner};
 use super::policy::{Backoff, Refusals, Schedule};
-use super::supply::{Need, Reason, Stamp, Supplied, Supply};
+use super::supply::{Need, Reason, Supplied, Supply};
 use super::sync::{ArcSwap, AtomicU64, AtomicUsize, Id, Mutex, MutexGuard, watch};
 use super::{hot_path::FastLane, state::State, status::Status};
 use crate::clock::{Clock, Moment};
@@ -49,8 +49,6 @@ pub(super) struct Inner {
     tasks: watch::Sender<bool>,
     /// How many tokens have been made.
     generations: AtomicU64,
-    /// The stamp of the last token request.
-    stamps: AtomicU64,
     /// How many callers wait for a token.
     waiters: AtomicUsize,
     background: Mutex<Background>,
@@ -97,7 +95,6 @@ impl Inner {
             changes: watch::Sender::new(()),
             tasks: watch::Sender::new(false),
             generations: AtomicU64::new(0),
-            stamps: AtomicU64::new(0),
             waiters: AtomicUsize::new(0),
             background: Mutex::default(),
             background_due: AtomicU64::new(NO_BACKGROUND),
@@ -159,27 +156,16 @@ impl Inner {
         self.change(|state, _| if wanted(state) { state.start(now, longest) } else { None })
     }
 
-    /// The requirements of the next attempt. `random`, in `[0, 1)`, is the jitter of the backoff if the
+    /// Records that the refresh `number` starts an attempt, and returns the requirements of the attempt.
+    /// `None` if this refresh was given up. `random`, in `[0, 1)`, is the jitter of the backoff if the
     /// attempt fails.
-    pub(super) fn need(&self, reason: Reason, random: f64) -> Need {
-        let snapshot = self.snapshot();
-        let state = &snapshot.state;
-        let newest = state.newest;
-        // The request of a refresh that was given up may still be in progress on a stalled runtime.
-        // Each request gets a stamp of its own, so that the late token of the earlier request does
-        // not replace that of the later one.
-        self.stamps.fetch_max(newest.0, Ordering::Relaxed);
-        let stamp = Stamp(self.stamps.fetch_add(1, Ordering::Relaxed) + 1);
-        Need {
-            newer_than: newest,
-            stamp,
-            reason: if state.is_suspect() { Reason::Refused } else { reason },
-            backoff_if_it_fails: state.backoff_if_it_fails(random),
-        }
+    pub(super) fn start_attempt(&self, number: u64, reason: Reason, random: f64) -> Option<Need> {
+        let now = self.now();
+        self.change(|state, _| state.start_attempt(number, now, reason, random))
     }
 
-    /// Records that the refresh `number` starts an attempt. Returns `false` if this refresh was given
-    /// up.
+    /// Records that the attempt of the refresh `number` continues after a standstill. Returns `false` if
+    /// this refresh was given up.
     pub(super) fn extend(&self, number: u64) -> bool {
         let now = self.now();
         self.change(|state, _| state.extend(number, now, Duration::ZERO).then_some(())).is_some()

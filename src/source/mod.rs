@@ -125,7 +125,8 @@ pub(crate) use self::{access_token::OriginKey, state::Want};
 pub(crate) use self::{
     builder::WrapSupply,
     inner::Settings,
-    policy::{BELIEVED_PER_ORIGIN, REFUSAL_WINDOW, Schedule},
+    policy::Schedule,
+    policy::refusals::{BELIEVED_PER_ORIGIN, WINDOW as REFUSAL_WINDOW},
     supply::{BoxFuture, Need, Reason, Stamp, Supplied, Supply},
 };
 

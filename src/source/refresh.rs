@@ -32,14 +32,8 @@ pub(super) fn start(
     let task = inner.register_task().ok_or_else(TokenError::shut_down)?;
     let Some(number) = inner.start(inner.now(), wanted) else { return Ok(()) };
     // From here on the guard ends the refresh, even if a tracing subscriber panics in the code below.
-    let guard = Guard {
-        inner: Arc::clone(inner),
-        number,
-        started: Instant::now(),
-        completed: false,
-        span: RefreshSpan::none(),
-        task,
-    };
+    let (source, started, span) = (Arc::clone(inner), Instant::now(), RefreshSpan::none());
+    let guard = Guard { inner: source, number, started, completed: false, span, task };
     // A runtime that is shutting down drops the task inside `spawn`. The guard has then recorded the
     // loss already, and the caller must not wait for a result.
     let task = runtime.spawn(run(guard, reason));
@@ -77,12 +71,9 @@ async fn attempts(guard: &Guard, reason: Reason) -> Result<Option<AccessToken>, 
     let mut attempt = 1;
     loop {
         span.record("attempt", u64::from(attempt));
-        // A refresh that was given up because its runtime stalled makes no further requests.
-        if !inner.extend(*number) {
-            return Err(TokenError::lost());
-        }
         let random = fastrand::f64();
-        let need = inner.need(reason, random);
+        // A refresh that was given up because its runtime stalled makes no further requests.
+        let need = inner.start_attempt(*number, reason, random).ok_or_else(TokenError::lost)?;
         let (result, deadline) = attempt_once(inner, *number, need).await;
         lost_time += deadline.lost();
         let error = match result {

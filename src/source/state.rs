@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::access_token::AccessToken;
 use super::hot_path::{FastLane, Shards};
 use super::policy::{Backoff, Pauses, Schedule, Thresholds};
-use super::supply::{Reason, Stamp};
+use super::supply::{Need, Reason, Stamp};
 use crate::clock::Moment;
 use crate::error::{ErrorKind, TokenError};
 
@@ -38,6 +38,8 @@ pub(super) struct State {
     missing_since: Option<Moment>,
     /// The highest stamp of any token so far. Only a token with a higher stamp is cached.
     pub(super) newest: Stamp,
+    /// The stamp of the last token request.
+    requested: Stamp,
     /// Failures of the issuer (IMS, or the user's fetcher) since the last token.
     issuer: Option<Failure>,
     /// Refreshes that failed because of this process (their runtime ended or stalled, the fetcher
@@ -170,9 +172,9 @@ impl State {
             // permission is missing and IMS is down, the wait delays every request for nothing, so
             // the first failed attempt or the end of the grace ends it.
             let grace_ends = since.plus(SUSPECT_GRACE);
-            let hopeful = self.awaits_replacement() && !grace_ends.has_come(now);
+            let wait = want.deadline.is_some() && self.awaits_replacement();
             match self.flight {
-                _ if want.deadline.is_none() || !hopeful => {}
+                _ if !wait || grace_ends.has_come(now) => {}
                 Some(_) => return Decision::Wait(grace_ends.monotonic),
                 None if want.can_start => return Decision::Refresh(Reason::Refused),
                 None => {}
@@ -309,6 +311,28 @@ impl State {
         self.flights += 1;
         self.flight = Some(Flight::new(self.flights, now, longest));
         Some(self.flights)
+    }
+
+    /// Records that the refresh `number` starts an attempt, and returns the requirements of the attempt.
+    /// `None` if this refresh was given up.
+    pub(super) fn start_attempt(
+        &mut self,
+        number: u64,
+        now: Moment,
+        reason: Reason,
+        random: f64,
+    ) -> Option<Need> {
+        self.extend(number, now, Duration::ZERO).then_some(())?;
+        // The request of a refresh that was given up may still be in progress on a stalled runtime.
+        // Each request gets a stamp of its own, so that the late token of the earlier request does
+        // not replace that of the later one.
+        self.requested = Stamp(self.requested.max(self.newest).0 + 1);
+        Some(Need {
+            newer_than: self.newest,
+            stamp: self.requested,
+            reason: if self.is_suspect() { Reason::Refused } else { reason },
+            backoff_if_it_fails: self.backoff_if_it_fails(random),
+        })
     }
 
     /// Records that the refresh `number` starts another attempt after `pause`, or has noticed that the

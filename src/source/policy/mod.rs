@@ -2,11 +2,11 @@
 //! which 401 to believe.
 
 mod backoff;
-mod refusals;
+pub(crate) mod refusals;
 mod schedule;
 
 pub(crate) use self::{
     backoff::{Backoff, Pauses},
-    refusals::{BELIEVED_PER_ORIGIN, Refusals, WINDOW as REFUSAL_WINDOW},
+    refusals::Refusals,
     schedule::{Schedule, Thresholds},
 };
