@@ -82,7 +82,10 @@ impl World {
         }
         self.changed = Some(now.at);
         // A rejection of the old one says nothing about the new one, and is forgotten.
-        let is_rejected = self.failed.last().is_some_and(|failed| failed.is_rejection);
+        // Failures after it need not be recorded, if they are not certain.
+        let mut last = self.failed.iter().rev();
+        let last = last.find(|failed| failed.is_rejection || failed.is_certain);
+        let is_rejected = last.is_some_and(|failed| failed.is_rejection);
         if let Some(pause) = self.leave_alone.as_mut().filter(|_| is_rejected) {
             (pause.at_least, pause.at_least_while_asked) = (Duration::ZERO, Duration::ZERO);
             self.failures.min = 0;
