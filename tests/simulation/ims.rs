@@ -196,7 +196,9 @@ impl World {
     fn check_pause(&mut self, now: Moment) {
         let Some(pause) = &self.leave_alone else { return };
         let rejected = self.only_rejected && self.failures.min > 0;
-        let at_least = if self.asked_in_vain { pause.at_least_while_asked } else { pause.at_least };
+        // The token may have been invalidated, or have expired, while a forced refresh waited.
+        let asked_in_vain = self.asked_in_vain || self.callers > 0 && self.cached(now).is_none();
+        let at_least = if asked_in_vain { pause.at_least_while_asked } else { pause.at_least };
         let has_passed = now.is(at_least, pause.since);
         let gap = now.at - pause.since.at;
         // New credentials may be accepted where the old ones were rejected.

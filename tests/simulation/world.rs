@@ -95,10 +95,10 @@ pub(crate) struct LeaveAlone {
 }
 
 impl LeaveAlone {
-    /// How much of the longest pause is left, by the clock that reaches its end first.
+    /// How much of the longest pause is left, by the monotonic clock alone, because a wall clock that was
+    /// set ahead may run backwards from there.
     pub(crate) fn left(&self, now: Moment) -> Duration {
-        let at = (self.since.at + self.at_most).saturating_sub(now.at);
-        at.min((self.since.wall + self.at_most).saturating_sub(now.wall))
+        (self.since.at + self.at_most).saturating_sub(now.at)
     }
 }
 
