@@ -350,16 +350,20 @@ impl Error for ConfigError {
     }
 }
 
-/// A call of a token store failed: the store is unreachable, full, or holds an invalid value.
+/// A call of a token store failed, or its result cannot be used.
 ///
-/// It fails no request, because the process then requests a token of its own.
+/// A store error fails no request: the process requests its own token, and asks the store again with its
+/// next refresh. [`Status::store_error`](crate::Status::store_error) has the last one, and the `warn`
+/// event `store_unavailable` reports each new reason. The reason is the [`source`](Error::source) of the
+/// error.
 #[derive(Clone)]
 pub struct StoreError {
     source: Arc<dyn Error + Send + Sync>,
 }
 
 impl StoreError {
-    /// Wraps the error of a token store. `source` is logged, so it must not hold a secret.
+    /// Wraps the reason, for a token store of your own. The reason is logged, so it must not hold a
+    /// secret, a token, or a record.
     pub fn new(source: impl Into<BoxError>) -> Self {
         Self { source: bounded(source.into()).into() }
     }

@@ -91,7 +91,10 @@ pub use self::store::FileStore;
 #[cfg(feature = "redis-store")]
 pub use self::store::RedisStore;
 #[cfg(feature = "store")]
-pub use self::store::{Lease, MemoryStore, Saved, StoreKey, StoredToken, TokenStore};
+pub use self::store::{
+    Acquired, CommitOutcome, LeaseRequest, MemoryStore, PlainCalls, PlainStore, StoreKey,
+    StoredRecord, TokenStore,
+};
 pub use self::{
     credentials::{ClientSecret, Credentials, FileCredentials, ProvideCredentials, Scopes},
     error::{BoxError, ConfigError, ErrorKind, InsecureUri, StoreError, TokenError},

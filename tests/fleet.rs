@@ -21,9 +21,9 @@ use tokio::{
 };
 use tower::{Layer, ServiceExt, service_fn};
 use tower_adobe_auth::{
-    AdobeAuthLayer, BoxError, Credentials, ErrorKind, ImsClientBuilder, Lease, MemoryStore,
-    ProvideCredentials, Saved, StoreError, StoreKey, StoredToken, TokenError, TokenSource,
-    TokenSourceBuilder, TokenStore,
+    Acquired, AdobeAuthLayer, BoxError, CommitOutcome, Credentials, ErrorKind, ImsClientBuilder,
+    LeaseRequest, MemoryStore, ProvideCredentials, StoreError, StoreKey, StoredRecord, TokenError,
+    TokenSource, TokenSourceBuilder, TokenStore,
 };
 
 /// A status and its `Retry-After`.
@@ -197,12 +197,17 @@ async fn valid_tokens_are_served_while_ims_throttles() {
 
 #[tokio::test(start_paused = true)]
 async fn what_may_be_the_fault_of_one_process_holds_up_no_other() {
-    for trouble in [(400, None), (401, None), (408, None)] {
-        let (bad, good) = (Ims::in_trouble(trouble.0, trouble.1), Ims::default());
+    // A rejection holds for those who have the same secret.
+    for (status, secret_of_good) in
+        [(400, "other-secret"), (401, "other-secret"), (408, "client-secret")]
+    {
+        let (bad, good) = (Ims::in_trouble(status, None), Ims::default());
         let store = MemoryStore::default();
         bad.process(store.clone()).token().await.unwrap_err();
 
-        assert_eq!(secret(&good.process(store)).await, "token-1");
+        let credentials = Credentials::new("client-id", secret_of_good);
+        let other = good.asked_by(TokenSource::builder(credentials), store).build().unwrap();
+        assert_eq!(secret(&other).await, "token-1");
     }
 }
 
@@ -266,33 +271,40 @@ async fn retry_after_holds_also_while_a_token_of_the_store_serves_that_is_due() 
     assert_eq!(ims.asked(), 2, "the token, and the request that was told to wait");
 }
 
-/// Loads what is never over, and counts nothing down.
+/// Keeps every record for ever, and counts no time to live down.
 #[derive(Clone, Default)]
-struct Hoard(Arc<Mutex<std::collections::HashMap<String, StoredToken>>>, MemoryStore);
+struct Hoard(Arc<Mutex<std::collections::HashMap<String, StoredRecord>>>, MemoryStore);
 
 impl TokenStore for Hoard {
-    async fn load(&self, key: &str) -> Result<Option<StoredToken>, StoreError> {
+    async fn acquire(
+        &self,
+        key: &str,
+        request: Option<&LeaseRequest>,
+    ) -> Result<Acquired, StoreError> {
         let kept = self.0.lock().unwrap().get(key).cloned();
-        Ok(kept.map(|kept| StoredToken::new(kept.version(), kept.value())))
+        let kept = kept.map(|kept| StoredRecord::new(kept.fencing_token(), kept.value()));
+        let unread = |request: &&LeaseRequest| {
+            kept.as_ref().is_none_or(|kept| kept.fencing_token() <= request.seen())
+        };
+        let request = request.filter(unread);
+        let leased = self.1.acquire(key, request).await?;
+        Ok(match leased.fencing_token() {
+            Some(token) => Acquired::new(kept).with_lease(token),
+            None => Acquired::new(kept),
+        })
     }
 
-    async fn save(&self, key: &str, token: &StoredToken) -> Result<Saved, StoreError> {
-        self.0.lock().unwrap().insert(key.to_owned(), token.clone());
-        Ok(Saved::Saved)
-    }
-
-    async fn lease(
+    async fn commit(
         &self,
         key: &str,
         owner: &str,
-        ttl: Duration,
-        above: u64,
-    ) -> Result<Option<Lease>, StoreError> {
-        self.1.lease(key, owner, ttl, above).await
-    }
-
-    async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {
-        self.1.release(key, lease).await
+        record: Option<&StoredRecord>,
+    ) -> Result<CommitOutcome, StoreError> {
+        if let Some(record) = record {
+            self.0.lock().unwrap().insert(key.to_owned(), record.clone());
+        }
+        let _ = self.1.commit(key, owner, None).await?;
+        Ok(CommitOutcome::Committed)
     }
 }
 
@@ -322,10 +334,19 @@ async fn with_a_key_the_words_of_ims_are_encrypted_and_a_notice_in_clear_is_none
         assert!(!String::from_utf8_lossy(kept.value()).contains("slow_down"));
     }
     ims.process(store.clone()).token().await.unwrap_err();
-    assert_eq!(ims.asked(), 2, "what is encrypted is not read without the key");
+    assert_eq!(ims.asked(), 2, "an encrypted failure is ignored without the key");
+    encrypted().token().await.unwrap_err();
+    assert_eq!(
+        ims.asked(),
+        2,
+        "the failure of a process without the key replaced the encrypted one"
+    );
+
+    store.0.lock().unwrap().clear();
+    ims.process(store.clone()).token().await.unwrap_err();
     ims.set_trouble(None);
 
-    assert_eq!(secret(&encrypted()).await, "token-3");
+    assert_eq!(secret(&encrypted()).await, "token-4", "a failure in clear was believed");
 }
 
 /// Calls an API that answers 401 to each token, as a client does that sends refused requests again.

@@ -517,18 +517,22 @@ async fn what_was_asked_of_the_store_is_counted_by_operation_and_outcome() {
             .unwrap()
     };
     process("store-asks").token().await.unwrap();
+    // No caller waits for the commit.
+    let committed = [("source", "store-asks"), ("operation", "commit"), ("outcome", "committed")];
+    while value(telemetry::STORE, &committed) != Some(1.0) {
+        tokio::task::yield_now().await;
+    }
     process("store-takes").token().await.unwrap();
 
     let of = |source, operation, outcome| {
         let labels = [("source", source), ("operation", operation), ("outcome", outcome)];
         value(telemetry::STORE, &labels)
     };
-    assert_eq!(of("store-asks", "load", "miss"), Some(2.0));
-    assert_eq!(of("store-asks", "lease", "granted"), Some(1.0));
-    assert_eq!(of("store-asks", "save", "saved"), Some(1.0));
-    assert_eq!(of("store-asks", "release", "released"), Some(1.0));
-    assert_eq!(of("store-takes", "load", "hit"), Some(1.0));
-    assert_eq!(of("store-takes", "lease", "granted"), Some(0.0));
+    assert_eq!(of("store-asks", "acquire", "granted"), Some(1.0));
+    assert_eq!(of("store-asks", "commit", "released"), Some(0.0));
+    assert_eq!(of("store-takes", "acquire", "hit"), Some(1.0));
+    assert_eq!(of("store-takes", "acquire", "granted"), Some(0.0));
+    assert_eq!(of("store-takes", "commit", "committed"), Some(0.0));
     let refreshes = |source| {
         ["success", "shared"].map(|outcome| {
             value(telemetry::REFRESHES, &[("source", source), ("outcome", outcome)]).unwrap()

@@ -23,11 +23,11 @@ use http::{Request, Response};
 use tokio::time::sleep;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_adobe_auth::{
-    AccessToken, AcquireTimeout, AdobeAuthLayer, BoxError, Credentials, Environment, ErrorKind,
-    FileCredentials, ImsClient, InsecureUri, Lease, MemoryStore, MinLifetime, NoAuthorization,
-    NoReplay, ReplayUnauthorized, Replayed, Saved, StoreError, StoreKey, StoredToken, TokenError,
-    TokenResponse, TokenSource, TokenSources,
-    mock::{Answer, MockIms, check_token_store},
+    AccessToken, AcquireTimeout, Acquired, AdobeAuthLayer, BoxError, CommitOutcome, Credentials,
+    Environment, ErrorKind, FileCredentials, ImsClient, InsecureUri, LeaseRequest, MemoryStore,
+    MinLifetime, NoAuthorization, NoReplay, PlainCalls, ReplayUnauthorized, Replayed, StoreError,
+    StoreKey, StoredRecord, TokenError, TokenResponse, TokenSource, TokenSources,
+    mock::{Answer, MockIms, StoreCheck, check_token_store},
 };
 use tracing_subscriber::fmt::{MakeWriter, format::FmtSpan};
 
@@ -35,8 +35,16 @@ const SECRET: &str = "p8e-a+b&c=d%41 é/current";
 const NEXT_SECRET: &str = "p8e-e~f?g#h /next";
 
 /// Public names that are no values: traits.
-const TRAITS: [&str; 7] =
-    ["FetchToken", "Message", "ProvideCredentials", "Repeat", "Replay", "Reply", "TokenStore"];
+const TRAITS: [&str; 8] = [
+    "FetchToken",
+    "Message",
+    "ProvideCredentials",
+    "Repeat",
+    "Replay",
+    "Reply",
+    "PlainStore",
+    "TokenStore",
+];
 
 /// Everything that any crate logged.
 #[derive(Clone, Default)]
@@ -528,7 +536,9 @@ async fn store(walk: &mut Walk, ims: &MockIms) {
     }
     walk.show("StoreKey", &key);
     walk.show("MemoryStore", &store);
-    walk.show("StoredToken", &StoredToken::new(1, SECRET));
+    let record = StoredRecord::new(1, SECRET);
+    walk.show("StoredRecord", &record);
+    walk.show("Acquired", &Acquired::new(Some(record)));
     #[cfg(feature = "file-store")]
     walk.show("FileStore", &tower_adobe_auth::FileStore::in_folder("folder"));
     #[cfg(feature = "redis-store")]
@@ -539,10 +549,12 @@ async fn store(walk: &mut Walk, ims: &MockIms) {
         let url = url.replace("/0", "/none");
         walk.tell("ConfigError", &RedisStore::new(&url).unwrap_err());
     }
-    walk.show("Lease", &Lease::new("owner", 1));
-    walk.show("Saved", &Saved::Saved);
+    walk.show("LeaseRequest", &LeaseRequest::new("owner", Duration::from_secs(1)));
+    walk.show("CommitOutcome", &CommitOutcome::Committed);
+    walk.show("PlainCalls", &PlainCalls(store.clone()));
     let faults = check_token_store(MemoryStore::default).await.unwrap_err();
     walk.show("StoreFaults", &faults);
+    walk.show("StoreCheck", &StoreCheck::new(MemoryStore::default));
     walk.tell("StoreError", &StoreError::new("out of order"));
 }
 
@@ -574,7 +586,7 @@ fn secrets_are_held_in_types_that_wipe_themselves() {
         ("source/access_token.rs", "    secret: SecretString,"),
         ("store/token_store.rs", "    value: Zeroizing<Vec<u8>>,"),
         ("store/key.rs", "    secret: Arc<Zeroizing<[u8; LENGTH]>>,"),
-        ("store/sealed.rs", "    pub(crate) access_token: Zeroizing<String>,"),
+        ("fleet/record.rs", "    access_token: Zeroizing<String>,"),
         ("ims/response.rs", "    pub(crate) body: Zeroizing<Vec<u8>>,"),
         (
             "ims/request.rs",

@@ -17,8 +17,9 @@ use http_body_util::Full;
 use tokio::time::{Instant, advance, sleep, timeout};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_adobe_auth::{
-    AdobeAuthLayer, BoxError, Credentials, FetchToken, Lease, MemoryStore, ProvideCredentials,
-    Saved, StoreError, StoreKey, StoredToken, TokenError, TokenResponse, TokenSource, TokenStore,
+    Acquired, AdobeAuthLayer, BoxError, CommitOutcome, Credentials, FetchToken, LeaseRequest,
+    MemoryStore, ProvideCredentials, StoreError, StoreKey, StoredRecord, TokenError, TokenResponse,
+    TokenSource, TokenStore,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -87,6 +88,11 @@ async fn secret(tokens: &TokenSource) -> String {
     tokens.token().await.unwrap().expose_secret().to_owned()
 }
 
+/// Waits until the last refresh has stored its outcome, for which no caller waits.
+async fn stored() {
+    sleep(Duration::from_millis(1)).await;
+}
+
 /// How a store misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mood {
@@ -106,7 +112,7 @@ struct Moody {
     inner: MemoryStore,
     mood: Arc<Mutex<Mood>>,
     calls: Arc<AtomicUsize>,
-    saved: Arc<Mutex<Option<StoredToken>>>,
+    saved: Arc<Mutex<Option<StoredRecord>>>,
     planted: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
@@ -157,42 +163,40 @@ impl Moody {
 }
 
 impl TokenStore for Moody {
-    async fn load(&self, key: &str) -> Result<Option<StoredToken>, StoreError> {
+    async fn acquire(
+        &self,
+        key: &str,
+        request: Option<&LeaseRequest>,
+    ) -> Result<Acquired, StoreError> {
         self.mind().await?;
-        let loaded = self.inner.load(key).await?;
+        let acquired = self.inner.acquire(key, request).await?;
         let planted = self.planted.lock().unwrap().clone();
-        Ok(match (loaded, planted) {
-            (Some(loaded), Some(value)) => {
-                Some(StoredToken::new(loaded.version(), value).with_ttl(DAY))
-            }
-            (loaded, _) => loaded,
+        let (Some(record), Some(value)) = (acquired.record(), planted) else {
+            return Ok(acquired);
+        };
+        let planted = StoredRecord::new(record.fencing_token(), value).with_ttl(DAY);
+        Ok(match acquired.fencing_token() {
+            Some(token) => Acquired::new(Some(planted)).with_lease(token),
+            None => Acquired::new(Some(planted)),
         })
     }
 
-    async fn save(&self, key: &str, token: &StoredToken) -> Result<Saved, StoreError> {
-        self.mind().await?;
-        if *self.mood.lock().unwrap() == Mood::Lies {
-            return Ok(Saved::Saved);
-        }
-        *self.saved.lock().unwrap() = Some(token.clone());
-        *self.planted.lock().unwrap() = None;
-        self.inner.save(key, token).await
-    }
-
-    async fn lease(
+    async fn commit(
         &self,
         key: &str,
         owner: &str,
-        ttl: Duration,
-        above: u64,
-    ) -> Result<Option<Lease>, StoreError> {
+        record: Option<&StoredRecord>,
+    ) -> Result<CommitOutcome, StoreError> {
         self.mind().await?;
-        self.inner.lease(key, owner, ttl, above).await
-    }
-
-    async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {
-        self.mind().await?;
-        self.inner.release(key, lease).await
+        if *self.mood.lock().unwrap() == Mood::Lies && record.is_some() {
+            let _ = self.inner.commit(key, owner, None).await?;
+            return Ok(CommitOutcome::Committed);
+        }
+        if let Some(record) = record {
+            *self.saved.lock().unwrap() = Some(record.clone());
+            *self.planted.lock().unwrap() = None;
+        }
+        self.inner.commit(key, owner, record).await
     }
 }
 
@@ -225,6 +229,7 @@ async fn a_request_with_a_valid_token_never_touches_the_store() {
     let (ims, store) = (Ims::default(), Moody::new(Mood::Well));
     let tokens = ims.process(store.clone());
     secret(&tokens).await;
+    stored().await;
     let before = store.calls();
 
     store.set(Mood::Panics);
@@ -263,7 +268,7 @@ async fn a_store_in_a_bad_mood_costs_a_quarter_of_a_second_and_no_token() {
         Mood::Hangs,
         Mood::Panics,
         Mood::Slow(Duration::from_secs(2)),
-        Mood::Slow(Duration::from_millis(200)),
+        Mood::Slow(Duration::from_millis(260)),
     ] {
         let (ims, store) = (Ims::default(), Moody::new(mood));
         let tokens = ims.process(store.clone());
@@ -436,6 +441,7 @@ async fn with_a_key_the_store_does_not_see_the_token_and_keys_can_be_rotated() {
     let (old, new) = (StoreKey::new("old", [1; 32]), StoreKey::new("new", [2; 32]));
 
     assert_eq!(secret(&with_keys(&ims, &store, &old, &[])).await, "token-1");
+    stored().await;
     assert!(!store.text().contains("token-1"), "{}", store.text());
     assert_eq!(secret(&with_keys(&ims, &store, &old, std::slice::from_ref(&new))).await, "token-1");
     let rotated = with_keys(&ims, &store, &new, std::slice::from_ref(&old));
@@ -452,9 +458,9 @@ async fn a_value_that_was_tampered_with_is_a_miss() {
     let (ims, store) = (Ims::default(), Moody::new(Mood::Well));
     let key = StoreKey::new("one", [1; 32]);
     secret(&with_keys(&ims, &store, &key, &[])).await;
+    stored().await;
     let good = store.text();
-    let planted =
-        r#"{"version":1,"clear":{"access_token":"evil","sent_at":0,"expires_at":9999999999999}}"#;
+    let planted = r#"{"format":2,"key":"","fencing_token":1,"clear":{"committed_at":0,"kept_for":9999999999999,"token":{"access_token":"evil","stamp":1,"sent_at":0,"expires_at":9999999999999}}}"#;
 
     for (count, value) in [
         planted.to_owned(),
@@ -469,6 +475,7 @@ async fn a_value_that_was_tampered_with_is_a_miss() {
     {
         store.plant(value);
         let token = secret(&with_keys(&ims, &store, &key, &[])).await;
+        stored().await;
 
         assert_eq!(token, format!("token-{}", count + 2));
     }
@@ -552,6 +559,7 @@ fn a_store_that_cannot_be_used_is_an_error_of_the_builder() {
 async fn no_debug_shows_a_token_or_a_key() {
     let (ims, store) = (Ims::default(), Moody::new(Mood::Well));
     secret(&ims.process(store.clone())).await;
+    sleep(Duration::from_millis(100)).await;
     let key = StoreKey::new("id", [0x41; 32]);
     let builder =
         TokenSource::builder_from_fetcher(ims.fetcher(DAY)).store(store.clone()).encrypt_with(key);

@@ -15,8 +15,8 @@ use http::{Request, Response, StatusCode};
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_adobe_auth::{
-    AdobeAuthLayer, BoxError, Lease, MemoryStore, Saved, StoreError, StoredToken, TokenError,
-    TokenResponse, TokenSource, TokenStore,
+    Acquired, AdobeAuthLayer, BoxError, CommitOutcome, LeaseRequest, MemoryStore, StoreError,
+    StoredRecord, TokenError, TokenResponse, TokenSource, TokenStore,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -139,36 +139,35 @@ struct Noisy {
 }
 
 impl TokenStore for Noisy {
-    async fn load(&self, key: &str) -> Result<Option<StoredToken>, StoreError> {
+    async fn acquire(
+        &self,
+        key: &str,
+        request: Option<&LeaseRequest>,
+    ) -> Result<Acquired, StoreError> {
         self.looks.fetch_add(1, Ordering::SeqCst);
         if self.broken.load(Ordering::SeqCst) {
             return Err(StoreError::new("it is down"));
         }
-        let loaded = self.inner.load(key).await?;
-        // Each time a newer version of nothing.
-        let version = 1 << 50 | self.looks.load(Ordering::SeqCst) as u64;
-        Ok(if self.nonsense { Some(StoredToken::new(version, "{}").with_ttl(DAY)) } else { loaded })
+        if self.full && request.is_some() {
+            return Err(StoreError::new("no space left"));
+        }
+        let acquired = self.inner.acquire(key, request).await?;
+        if self.nonsense && request.is_none() {
+            // Each time a newer version of nothing.
+            let version = 1 << 50 | self.looks.load(Ordering::SeqCst) as u64;
+            let record = StoredRecord::new(version, "{}").with_ttl(DAY);
+            return Ok(Acquired::new(Some(record)));
+        }
+        Ok(acquired)
     }
 
-    async fn save(&self, key: &str, token: &StoredToken) -> Result<Saved, StoreError> {
-        self.inner.save(key, token).await
-    }
-
-    async fn lease(
+    async fn commit(
         &self,
         key: &str,
         owner: &str,
-        ttl: Duration,
-        above: u64,
-    ) -> Result<Option<Lease>, StoreError> {
-        if self.full {
-            return Err(StoreError::new("no space left"));
-        }
-        self.inner.lease(key, owner, ttl, above).await
-    }
-
-    async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {
-        self.inner.release(key, lease).await
+        record: Option<&StoredRecord>,
+    ) -> Result<CommitOutcome, StoreError> {
+        self.inner.commit(key, owner, record).await
     }
 
     async fn changed(&self, key: &str) {

@@ -16,8 +16,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tower_adobe_auth::{
-    ErrorKind, FetchToken, Lease, MemoryStore, Saved, StoreError, StoredToken, TokenError,
-    TokenResponse, TokenSource, TokenStore,
+    Acquired, CommitOutcome, ErrorKind, FetchToken, LeaseRequest, MemoryStore, StoreError,
+    StoredRecord, TokenError, TokenResponse, TokenSource, TokenStore,
 };
 
 /// What a store may cost one flight, and a tick of the timer.
@@ -108,27 +108,25 @@ fn on_another_runtime_a_source_does_not_wait_for_the_lease_of_the_flight_that_wa
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
-/// What a store does not answer, although it has done it.
+/// The call that a store carries out, but does not answer.
 #[derive(Clone, Copy, PartialEq)]
 enum Mute {
-    Lease,
-    Release,
-    LoadWithLease,
+    Acquire,
+    Commit,
 }
 
-/// Does what it is asked once, and then hangs.
+/// Does not answer one call, and is well afterwards.
 #[derive(Clone)]
 struct Muted {
     inner: MemoryStore,
     mute: Arc<Mutex<Option<Mute>>>,
-    leased: Arc<AtomicUsize>,
     key: Arc<Mutex<String>>,
 }
 
 impl Muted {
     fn new(mute: Mute) -> Self {
         let mute = Arc::new(Mutex::new(Some(mute)));
-        Self { inner: MemoryStore::default(), mute, leased: Arc::default(), key: Arc::default() }
+        Self { inner: MemoryStore::default(), mute, key: Arc::default() }
     }
 
     async fn mind(&self, mute: Mute) {
@@ -139,70 +137,62 @@ impl Muted {
 }
 
 impl TokenStore for Muted {
-    async fn load(&self, key: &str) -> Result<Option<StoredToken>, StoreError> {
-        if self.leased.load(Ordering::SeqCst) > 0 {
-            self.mind(Mute::LoadWithLease).await;
-        }
-        self.inner.load(key).await
+    async fn acquire(
+        &self,
+        key: &str,
+        request: Option<&LeaseRequest>,
+    ) -> Result<Acquired, StoreError> {
+        let acquired = self.inner.acquire(key, request).await;
+        key.clone_into(&mut self.key.lock().unwrap());
+        self.mind(Mute::Acquire).await;
+        acquired
     }
 
-    async fn save(&self, key: &str, token: &StoredToken) -> Result<Saved, StoreError> {
-        self.inner.save(key, token).await
-    }
-
-    async fn lease(
+    async fn commit(
         &self,
         key: &str,
         owner: &str,
-        ttl: Duration,
-        above: u64,
-    ) -> Result<Option<Lease>, StoreError> {
-        let lease = self.inner.lease(key, owner, ttl, above).await;
-        self.leased.fetch_add(1, Ordering::SeqCst);
-        key.clone_into(&mut self.key.lock().unwrap());
-        self.mind(Mute::Lease).await;
-        lease
-    }
-
-    async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {
-        self.mind(Mute::Release).await;
-        self.inner.release(key, lease).await
+        record: Option<&StoredRecord>,
+    ) -> Result<CommitOutcome, StoreError> {
+        self.mind(Mute::Commit).await;
+        self.inner.commit(key, owner, record).await
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_whose_grant_was_not_heard_is_given_back_too() {
-    for mute in [Mute::Lease, Mute::LoadWithLease] {
-        let store = Muted::new(mute);
-        let start = Instant::now();
-        process(store.clone(), answers).token().await.unwrap();
-        assert!(start.elapsed() <= STORE, "{:?}", start.elapsed());
+    let store = Muted::new(Mute::Acquire);
+    let start = Instant::now();
+    process(store.clone(), answers).token().await.unwrap();
+    assert!(start.elapsed() <= STORE, "{:?}", start.elapsed());
 
-        sleep(Duration::from_millis(1)).await;
+    sleep(Duration::from_millis(1)).await;
 
-        assert_eq!(wait_of_another(store).await, Duration::ZERO);
-    }
+    assert_eq!(wait_of_another(store).await, Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_was_not_given_back_in_time_is_given_back_after_the_callers_have_their_token()
-{
-    let store = Muted::new(Mute::Release);
+async fn callers_do_not_wait_for_a_commit_that_hangs() {
+    let store = Muted::new(Mute::Commit);
     let tokens = process(store.clone(), answers);
 
     let start = Instant::now();
     tokens.token().await.unwrap();
-    assert!(start.elapsed() <= STORE, "{:?}", start.elapsed());
-    assert!(tokens.status().store_error().is_some());
-    tokens.shutdown().await.unwrap();
 
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    sleep(Duration::from_secs(3)).await;
+    assert!(tokens.status().store_error().is_some());
+    // The lease of the lost commit has ended by itself.
+    sleep(Duration::from_secs(15)).await;
+    let request = LeaseRequest::new("another", Duration::from_secs(1));
     let key = store.key.lock().unwrap().clone();
-    assert!(store.lease(&key, "another", Duration::from_secs(1), 0).await.unwrap().is_some());
+    let acquired = store.acquire(&key, Some(&request)).await.unwrap();
+    assert!(acquired.fencing_token().is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn shutdown_does_not_wait_for_long_where_the_store_hangs() {
-    let store = Muted::new(Mute::Release);
+    let store = Muted::new(Mute::Commit);
     let leader = leader(store).await;
 
     let start = Instant::now();
@@ -231,60 +221,58 @@ async fn a_lease_of_any_length_can_be_asked_for() {
     drop(leader);
 }
 
-/// Answers who asks for a lease as it is told to, by how often that was asked before, if it is.
+/// The answer of a store to a lease request, after so many before it.
+type Answer = fn(usize) -> Option<Acquired>;
+
+/// Answers lease requests as it is told to, and otherwise as it should.
 #[derive(Clone)]
 struct Told {
     inner: MemoryStore,
-    leases: Arc<AtomicUsize>,
-    answer: fn(usize, &str) -> Option<Option<Lease>>,
+    requests: Arc<AtomicUsize>,
+    answer: Answer,
 }
 
 impl Told {
-    fn new(answer: fn(usize, &str) -> Option<Option<Lease>>) -> Self {
-        Self { inner: MemoryStore::default(), leases: Arc::default(), answer }
+    fn new(answer: Answer) -> Self {
+        Self { inner: MemoryStore::default(), requests: Arc::default(), answer }
     }
 }
 
 impl TokenStore for Told {
-    async fn load(&self, key: &str) -> Result<Option<StoredToken>, StoreError> {
-        self.inner.load(key).await
-    }
-
-    async fn save(&self, key: &str, token: &StoredToken) -> Result<Saved, StoreError> {
-        self.inner.save(key, token).await
-    }
-
-    async fn lease(
+    async fn acquire(
         &self,
         key: &str,
-        owner: &str,
-        ttl: Duration,
-        above: u64,
-    ) -> Result<Option<Lease>, StoreError> {
-        match (self.answer)(self.leases.fetch_add(1, Ordering::SeqCst), owner) {
+        request: Option<&LeaseRequest>,
+    ) -> Result<Acquired, StoreError> {
+        match (self.answer)(self.requests.fetch_add(1, Ordering::SeqCst)) {
             Some(told) => Ok(told),
-            None => self.inner.lease(key, owner, ttl, above).await,
+            None => self.inner.acquire(key, request).await,
         }
     }
 
-    async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {
-        self.inner.release(key, lease).await
+    async fn commit(
+        &self,
+        key: &str,
+        owner: &str,
+        record: Option<&StoredRecord>,
+    ) -> Result<CommitOutcome, StoreError> {
+        self.inner.commit(key, owner, record).await
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_does_not_end_fails_no_caller() {
     // Somebody else has it: for ever, or again and again.
-    let store = Told::new(|_, _| Some(None));
+    let store = Told::new(|_| Some(Acquired::new(None)));
 
     assert!(wait_of_another(store.clone()).await < Duration::from_secs(24));
-    assert!(store.leases.load(Ordering::SeqCst) > 10);
+    assert!(store.requests.load(Ordering::SeqCst) > 10);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_lied_once_about_a_version_is_of_use_again() {
     // No other version can follow that one.
-    let store = Told::new(|before, owner| (before == 0).then(|| Some(Lease::new(owner, u64::MAX))));
+    let store = Told::new(|before| (before == 0).then(|| Acquired::new(None).with_lease(u64::MAX)));
     let lied_to = process(store, answers);
     lied_to.token().await.unwrap();
     assert!(lied_to.status().store_error().is_some());

@@ -230,6 +230,12 @@ impl Credentials {
         iter::once(&self.secret).chain(&self.next_secret)
     }
 
+    /// The texts of the secrets, to be hashed.
+    #[cfg(feature = "store")]
+    pub(crate) fn exposed_secrets(&self) -> impl Iterator<Item = &str> {
+        self.secrets().map(ClientSecret::expose_secret)
+    }
+
     /// Identifies everything that a token depends on, without regard to the order of secrets and
     /// scopes.
     pub(crate) fn fingerprint(&self, hasher: &RandomState) -> u64 {

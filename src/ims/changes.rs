@@ -145,7 +145,7 @@ mod tests {
         client.request_token().await.unwrap();
 
         number.store(2, Ordering::SeqCst);
-        client.identity().await.unwrap();
+        client.credentials().await.unwrap();
 
         assert!(is_reported(&client).await);
         assert!(!is_reported(&client).await, "reported twice");

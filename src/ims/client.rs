@@ -130,13 +130,18 @@ impl ImsClient {
             return Err(TokenError::new(ErrorKind::NoRuntime, message));
         }
 
-        let credentials =
-            self.inner.provider.credentials().await.map_err(|error| {
-                TokenError::transient_fetch("cannot read the credentials", error)
-            })?;
-        let fingerprint = credentials.fingerprint(&self.inner.hasher);
+        let credentials = self.credentials().await?;
+        self.request_token_with(&credentials).await
+    }
+
+    /// [`request_token`](Self::request_token) with credentials that were read already.
+    pub(crate) async fn request_token_with(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<TokenResponse, TokenError> {
+        let fingerprint = self.fingerprint_of(credentials);
         self.last_credentials.record(fingerprint);
-        let response = self.request_with_each_secret(&credentials).await;
+        let response = self.request_with_each_secret(credentials).await;
         self.last_credentials.record_end(fingerprint);
         response
     }
@@ -215,7 +220,11 @@ impl ImsClient {
         let credentials = self.inner.provider.credentials();
         let mut deadline = Deadline::after(self.inner.request_timeout);
         let credentials = deadline.wait_for(credentials, || {}).await.ok()?.ok()?;
-        Some(credentials.fingerprint(&self.inner.hasher))
+        Some(self.fingerprint_of(&credentials))
+    }
+
+    pub(super) fn fingerprint_of(&self, credentials: &Credentials) -> u64 {
+        credentials.fingerprint(&self.inner.hasher)
     }
 
     #[cfg(feature = "store")]

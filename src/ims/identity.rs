@@ -1,14 +1,24 @@
-//! The identity that clients with interchangeable tokens share.
+//! The credentials of one attempt, for a source that shares its tokens.
 
 use super::ImsClient;
-use crate::error::BoxError;
+use crate::{credentials::Credentials, error::TokenError};
 
 impl ImsClient {
-    /// IMS, the client, the organization and the scopes, which are sorted.
+    /// Reads the credentials. It is not a use of them: a change is still reported afterwards.
     ///
-    /// Reading it is not a use of the credentials: a change is still reported after it.
-    pub(crate) async fn identity(&self) -> Result<Vec<String>, BoxError> {
-        let credentials = self.provider().credentials().await?;
+    /// # Errors
+    ///
+    /// If the provider fails.
+    pub(crate) async fn credentials(&self) -> Result<Credentials, TokenError> {
+        let credentials = self.provider().credentials().await;
+        credentials
+            .map_err(|error| TokenError::transient_fetch("cannot read the credentials", error))
+    }
+
+    /// The identity that clients with interchangeable tokens share: IMS, the client, the organization
+    /// and the scopes, which are sorted.
+    #[cfg(feature = "store")]
+    pub(crate) fn identity(&self, credentials: &Credentials) -> Vec<String> {
         let mut scopes: Vec<_> = credentials.scopes().iter().map(str::to_owned).collect();
         scopes.sort_unstable();
         scopes.dedup();
@@ -18,6 +28,13 @@ impl ImsClient {
             credentials.org_id().unwrap_or_default().to_owned(),
         ];
         identity.append(&mut scopes);
-        Ok(identity)
+        identity
+    }
+
+    /// Records that a token of these credentials is used, which another process has requested. Only
+    /// other credentials then count as a change.
+    #[cfg(feature = "store")]
+    pub(crate) fn record_use(&self, credentials: &Credentials) {
+        self.last_credentials().record(self.fingerprint_of(credentials));
     }
 }

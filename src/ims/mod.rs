@@ -10,7 +10,6 @@ mod claims;
 mod client;
 mod environment;
 mod failure;
-#[cfg(feature = "store")]
 mod identity;
 mod lifetime;
 mod request;

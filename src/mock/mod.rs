@@ -331,5 +331,5 @@ pub use self::answer::Answer;
 pub use self::builder::MockImsBuilder;
 pub use self::gate::Gate;
 pub use self::mock_ims::MockIms;
-pub use self::store_check::{StoreFaults, check_token_store};
+pub use self::store_check::{StoreCheck, StoreFaults, check_token_store};
 pub use self::token_request::TokenRequest;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::inner::{Inner, Registration, TaskGuard};
-use super::supply::{Reason, Supply};
+use super::supply::{Have, Reason, Stamp, Supplied, Supply, Watching};
 use super::sync::{Handle, watch};
 use super::{refresh, state::State};
 use crate::clock::{Moment, timer};
@@ -38,8 +38,7 @@ const MIN_CHANGE_PAUSE: Duration = Duration::from_secs(1);
 /// soon after the last, so that a provider that always reports a change causes few token requests.
 const MAX_CHANGE_PAUSE: Duration = Duration::from_secs(5 * 60);
 
-/// The pause after an announced token, so that a store that announces without end does not make the
-/// task spin.
+/// The pause after the watch of other processes has panicked.
 const ANNOUNCEMENT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the background task on the current runtime, if one is wanted and none runs.
@@ -160,15 +159,24 @@ async fn refresh_ended(source: &Weak<Inner>, mut changes: watch::Receiver<()>) {
 
 /// Job 3: caches the tokens that other processes announce. Ends when the source is dropped.
 async fn watch_announcements(source: &Weak<Inner>, supply: &dyn Supply) {
-    loop {
-        let announced = caught(async { supply.announced().await }).await;
-        let Some(inner) = source.upgrade() else { return };
-        if let Some(token) = announced.ok().and_then(|supplied| inner.token(supplied).ok()) {
+    // The supply never ends its watch, except by a panic.
+    while caught(supply.watch(source)).await.is_err() && source.strong_count() > 0 {
+        sleep(ANNOUNCEMENT_PAUSE).await;
+    }
+}
+
+impl Watching for Weak<Inner> {
+    fn have(&self) -> Have {
+        let none = Have { newest: Stamp::default(), is_usable: false };
+        self.upgrade().map_or(none, |inner| inner.have())
+    }
+
+    fn take(&self, supplied: Supplied) {
+        let Some(inner) = self.upgrade() else { return };
+        if let Ok(token) = inner.token(supplied) {
             if inner.take(token.clone()) {
                 refresh::report_shared(&inner, &token);
             }
         }
-        drop(inner);
-        sleep(ANNOUNCEMENT_PAUSE).await;
     }
 }

@@ -5,10 +5,11 @@ use std::any::Any;
 use std::time::{Duration, SystemTime};
 use std::{fmt, sync::Arc};
 
+use super::fetch::{Custom, Fetch, FetchToken};
 use super::inner::{Inner, Settings};
 use super::policy::{Backoff, Schedule};
 use super::supply::{Direct, Supply};
-use super::{fetch::FetchToken, token_source::TokenSource};
+use super::token_source::TokenSource;
 use crate::ims::{Environment, ImsClient, ImsClientBuilder};
 use crate::{clock::Clock, error::ConfigError};
 
@@ -84,10 +85,6 @@ const MIN_BACKOFF_CAP: Duration = Duration::from_millis(10);
 
 /// How long one attempt of a user's fetcher may take, unless the user sets it.
 const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A [`FetchToken`] of your own, from [`TokenSource::builder_from_fetcher`].
-#[derive(Debug)]
-pub struct Custom<F>(pub(super) F);
 
 impl<F> TokenSourceBuilder<F> {
     pub(super) fn new(fetcher: F) -> Self {
@@ -221,7 +218,7 @@ impl<F> TokenSourceBuilder<F> {
 /// Builds a source whose tokens come from `fetcher`, which asks `ims` or is the user's own.
 fn finish(
     settings: Settings,
-    fetcher: impl FetchToken,
+    fetcher: impl Fetch,
     ims: Option<ImsClient>,
     wrapper: Option<Box<dyn WrapSupply>>,
 ) -> Result<TokenSource, ConfigError> {
@@ -233,7 +230,7 @@ fn finish(
     Ok(TokenSource::from_inner(Inner::new(settings, supply)))
 }
 
-fn direct(fetcher: impl FetchToken, settings: &Settings) -> Arc<dyn Supply> {
+fn direct(fetcher: impl Fetch, settings: &Settings) -> Arc<dyn Supply> {
     let (attempt_timeout, clock) = (settings.attempt_timeout, settings.clock.clone());
     Arc::new(Direct { fetcher, attempt_timeout, clock })
 }
@@ -291,13 +288,13 @@ impl<F: FetchToken> TokenSourceBuilder<Custom<F>> {
         self.check()?;
         let Self { fetcher, mut settings, attempt_timeout, wrapper } = self;
         settings.attempt_timeout = attempt_timeout.unwrap_or(DEFAULT_ATTEMPT_TIMEOUT);
-        finish(settings, fetcher.0, None, wrapper)
+        finish(settings, fetcher, None, wrapper)
     }
 
     /// Builds the source with the default settings, which are valid.
     pub(super) fn start(self) -> TokenSource {
         let Self { fetcher, settings, .. } = self;
-        let supply = direct(fetcher.0, &settings);
+        let supply = direct(fetcher, &settings);
         TokenSource::from_inner(Inner::new(settings, supply))
     }
 }

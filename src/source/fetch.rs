@@ -2,8 +2,11 @@
 
 use std::future::{Future, pending};
 
-use crate::error::TokenError;
-use crate::ims::{ImsClient, TokenResponse};
+use crate::{
+    credentials::Credentials,
+    error::TokenError,
+    ims::{ImsClient, TokenResponse},
+};
 
 /// Fetches one new access token.
 ///
@@ -79,5 +82,47 @@ impl FetchToken for ImsClient {
 
     async fn changed(&self) {
         self.credentials_changed().await;
+    }
+}
+
+/// A [`FetchToken`] of your own, from [`TokenSource::builder_from_fetcher`](crate::TokenSource).
+#[derive(Debug)]
+pub struct Custom<F>(pub(super) F);
+
+/// What requests the tokens of a source: IMS's client, or a fetcher of the user.
+pub(crate) trait Fetch: Send + Sync + 'static {
+    /// Fetches a token with these credentials, or with those that it reads itself.
+    fn fetch(
+        &self,
+        credentials: Option<Credentials>,
+    ) -> impl Future<Output = Result<TokenResponse, TokenError>> + Send;
+
+    /// See [`FetchToken::changed`].
+    fn changed(&self) -> impl Future<Output = ()> + Send;
+}
+
+impl Fetch for ImsClient {
+    async fn fetch(&self, credentials: Option<Credentials>) -> Result<TokenResponse, TokenError> {
+        match credentials {
+            Some(credentials) => self.request_token_with(&credentials).await,
+            None => self.request_token().await,
+        }
+    }
+
+    async fn changed(&self) {
+        self.credentials_changed().await;
+    }
+}
+
+impl<F: FetchToken> Fetch for Custom<F> {
+    fn fetch(
+        &self,
+        _credentials: Option<Credentials>,
+    ) -> impl Future<Output = Result<TokenResponse, TokenError>> + Send {
+        self.0.fetch_token()
+    }
+
+    fn changed(&self) -> impl Future<Output = ()> + Send {
+        self.0.changed()
     }
 }

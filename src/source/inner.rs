@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::access_token::{AccessToken, OriginKey, TokenOwner};
 use super::policy::{Backoff, Refusals, Schedule};
-use super::supply::{Need, Reason, Supplied, Supply};
+use super::supply::{Have, Need, Reason, Supplied, Supply};
 use super::sync::{ArcSwap, AtomicU64, AtomicUsize, Id, Mutex, MutexGuard, watch};
 use super::{hot_path::FastLane, state::State, status::Status};
 use crate::clock::{Clock, Moment};
@@ -154,6 +154,13 @@ impl Inner {
     pub(super) fn start(&self, now: Moment, wanted: impl FnOnce(&State) -> bool) -> Option<u64> {
         let longest = self.supply.longest();
         self.change(|state, _| if wanted(state) { state.start(now, longest) } else { None })
+    }
+
+    /// What the source has, for a supply that watches other processes.
+    pub(super) fn have(&self) -> Have {
+        let (now, snapshot) = (self.now(), self.snapshot());
+        let is_usable = snapshot.state.token(now).is_some();
+        Have { newest: snapshot.state.newest, is_usable }
     }
 
     /// Records that the refresh `number` starts an attempt, and returns the requirements of the attempt.

@@ -20,6 +20,7 @@ use crate::{
     error::TokenError,
     ims::TokenResponse,
     source::{
+        fetch::Custom,
         inner::Settings,
         policy::{Backoff, Schedule},
         supply::Direct,
@@ -50,7 +51,8 @@ fn source(gate: Arc<Semaphore>) -> Arc<Inner> {
         retry_for: Duration::ZERO,
         name: "test".into(),
     };
-    let supply = Direct { fetcher, attempt_timeout: LIMIT, clock: Clock::default() };
+    let supply =
+        Direct { fetcher: Custom(fetcher), attempt_timeout: LIMIT, clock: Clock::default() };
     Arc::new(Inner::new(settings, Arc::new(supply)))
 }
 

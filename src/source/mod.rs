@@ -127,7 +127,7 @@ pub(crate) use self::{
     inner::Settings,
     policy::Schedule,
     policy::refusals::{BELIEVED_PER_ORIGIN, WINDOW as REFUSAL_WINDOW},
-    supply::{BoxFuture, Need, Reason, Stamp, Supplied, Supply},
+    supply::{BoxFuture, Need, Reason, Stamp, Supplied, Supply, Watching},
 };
 
 #[cfg(test)]

@@ -5,12 +5,12 @@
 //! records the end in the state first, which wakes the callers, and reports to tracing and metrics
 //! afterwards.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::inner::{Inner, TaskGuard};
-use super::supply::{Need, Reason, Supplied};
+use super::supply::{Need, Reason, Stamp, Supplied};
 use super::{access_token::AccessToken, state::State, sync::Handle};
 use crate::clock::{Deadline, WaitError, timer};
 use crate::error::{ErrorKind, TokenError};
@@ -30,19 +30,21 @@ pub(super) fn start(
 ) -> Result<(), TokenError> {
     let runtime = Handle::try_current().map_err(|_| TokenError::no_runtime())?;
     let task = inner.register_task().ok_or_else(TokenError::shut_down)?;
+    // Read before the start: a token that comes between the two serves this refresh.
+    let newest = inner.snapshot().state.newest;
     let Some(number) = inner.start(inner.now(), wanted) else { return Ok(()) };
     // From here on the guard ends the refresh, even if a tracing subscriber panics in the code below.
     let (source, started, span) = (Arc::clone(inner), Instant::now(), RefreshSpan::none());
     let guard = Guard { inner: source, number, started, completed: false, span, task };
     // A runtime that is shutting down drops the task inside `spawn`. The guard has then recorded the
     // loss already, and the caller must not wait for a result.
-    let task = runtime.spawn(run(guard, reason));
+    let task = runtime.spawn(run(guard, reason, newest));
     let lost = task.is_finished() && inner.snapshot().state.was_lost(number);
     if lost { Err(TokenError::lost()) } else { Ok(()) }
 }
 
 /// Runs a refresh from its first attempt to its end.
-fn run(mut guard: Guard, reason: Reason) -> impl Future<Output = ()> + Send {
+fn run(mut guard: Guard, reason: Reason, newest: Stamp) -> impl Future<Output = ()> + Send {
     // The span is made here and not at the first poll, because a runtime that is shutting down drops
     // the future without polling it.
     guard.span = RefreshSpan::new(&guard.inner.settings.name, guard.number);
@@ -51,7 +53,7 @@ fn run(mut guard: Guard, reason: Reason) -> impl Future<Output = ()> + Send {
         let result = tokio::select! {
             biased;
             () = guard.task.closed() => Err(TokenError::shut_down()),
-            result = attempts(&guard, reason) => result,
+            result = attempts(&guard, reason, newest) => result,
         };
         guard.complete(result);
         // The callers have their result, so the remaining work, such as ending a lease, delays none.
@@ -61,15 +63,24 @@ fn run(mut guard: Guard, reason: Reason) -> impl Future<Output = ()> + Send {
 
 /// Makes attempts until one succeeds, or fails for good, or the retry budget is used up. Returns `None`
 /// if the cached token stays in use.
-async fn attempts(guard: &Guard, reason: Reason) -> Result<Option<AccessToken>, TokenError> {
+async fn attempts(
+    guard: &Guard,
+    reason: Reason,
+    newest: Stamp,
+) -> Result<Option<AccessToken>, TokenError> {
     let Guard { inner, number, started, span, .. } = guard;
     let settings = &inner.settings;
-    let newest = inner.snapshot().state.newest;
     let mut paused = Duration::ZERO;
     let mut lost_time = Duration::ZERO;
     let mut repeated = false;
     let mut attempt = 1;
     loop {
+        // A token that came meanwhile, from a refresh that was given up or from another process, will
+        // do, unless it may belong to the old credentials.
+        let served = inner.snapshot().state.has_newer(newest, inner.now());
+        if served && reason != Reason::CredentialsChanged {
+            return Ok(None);
+        }
         span.record("attempt", u64::from(attempt));
         let random = fastrand::f64();
         // A refresh that was given up because its runtime stalled makes no further requests.
@@ -109,13 +120,13 @@ async fn attempts(guard: &Guard, reason: Reason) -> Result<Option<AccessToken>, 
             return Err(error);
         }
         events::attempt_retried(attempt, pause);
-        timer(Instant::now() + pause).await.map_err(|_| TokenError::no_timer())?;
-        // A token that came meanwhile, from a refresh that was given up or from another process, will
-        // do, unless it may belong to the old credentials.
-        let served = inner.snapshot().state.has_newer(newest, inner.now());
-        if served && reason != Reason::CredentialsChanged {
-            return Ok(None);
-        }
+        // Meanwhile the other processes learn of the failure.
+        let mut paused_until = pin!(timer(Instant::now() + pause));
+        let timer = tokio::select! {
+            timer = &mut paused_until => timer,
+            _ = caught(inner.supply.settle()) => paused_until.await,
+        };
+        timer.map_err(|_| TokenError::no_timer())?;
         attempt += 1;
     }
 }

@@ -332,6 +332,7 @@ impl State {
             stamp: self.requested,
             reason: if self.is_suspect() { Reason::Refused } else { reason },
             backoff_if_it_fails: self.backoff_if_it_fails(random),
+            credentials: None,
         })
     }
 

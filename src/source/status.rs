@@ -98,9 +98,14 @@ impl Status {
         self.last_error.as_ref()
     }
 
-    /// The error of the last call of the token store, after which this source continued without the
-    /// store. `None` if that call succeeded, or if the source has no store. A store error does not
-    /// change [`is_ready`](Self::is_ready).
+    /// Why the token store could not be used. `None` if the store is well, or if the source has none.
+    ///
+    /// While there is an error, each refresh still tries the store first, and this process requests its
+    /// own tokens. The error stays until a call succeeds that needs as much of the store as the one that
+    /// failed: a store that is full can still be read, so reading it does not clear an error of writing.
+    /// A usable token from the store clears every error.
+    ///
+    /// A store error fails no request and does not change [`is_ready`](Self::is_ready).
     #[must_use]
     pub fn store_error(&self) -> Option<&StoreError> {
         self.store_error.as_ref()

@@ -1,14 +1,15 @@
 //! [`Supply`]: the seam between a source and the place that its tokens come from.
 //!
 //! A supply makes one attempt to obtain a token. The source decides when, retries, backs off and
-//! shares the result. [`Direct`] calls a [`FetchToken`]. With a token store, a fleet of processes is
+//! shares the result. [`Direct`] calls a fetcher. With a token store, a fleet of processes is
 //! the supply, and wraps a `Direct`.
 
 use std::future::{Future, pending};
 use std::{pin::Pin, time::Duration};
 
-use super::fetch::FetchToken;
+use super::fetch::Fetch;
 use crate::clock::{Clock, Deadline, Moment, WaitError};
+use crate::credentials::Credentials;
 use crate::error::{StoreError, TokenError};
 use crate::foreign::{Panicked, caught};
 use crate::ims::TokenResponse;
@@ -38,8 +39,10 @@ pub(crate) trait Supply: Send + Sync + 'static {
     /// Resolves when the credentials have changed, so that the cached token should be replaced.
     fn credentials_changed(&self) -> BoxFuture<'_, ()>;
 
-    /// Resolves with a newer token that another process obtained, without a call of `obtain`.
-    fn announced(&self) -> BoxFuture<'_, Supplied> {
+    /// Watches other processes, and gives each newer token that one of them obtained to the source,
+    /// without a call of `obtain`. Never ends.
+    fn watch<'a>(&'a self, source: &'a dyn Watching) -> BoxFuture<'a, ()> {
+        let _ = source;
         Box::pin(pending())
     }
 
@@ -58,8 +61,28 @@ pub(crate) trait Supply: Send + Sync + 'static {
     }
 }
 
-/// The requirements of one attempt.
+/// The source for which a supply watches other processes.
+#[cfg_attr(not(feature = "store"), expect(dead_code, reason = "only a fleet has other processes"))]
+pub(crate) trait Watching: Send + Sync {
+    /// What the source has now.
+    fn have(&self) -> Have;
+
+    /// Caches a token that another process obtained.
+    fn take(&self, supplied: Supplied);
+}
+
+/// What a source has without asking its supply.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "store"), expect(dead_code, reason = "only a fleet asks"))]
+pub(crate) struct Have {
+    /// The stamp of the newest token that the source has had.
+    pub(crate) newest: Stamp,
+    /// `true` if a usable token is cached.
+    pub(crate) is_usable: bool,
+}
+
+/// The requirements of one attempt.
+#[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "store"), expect(dead_code, reason = "only a fleet reads the rest"))]
 pub(crate) struct Need {
     /// The stamp of the newest token that the source has had.
@@ -69,6 +92,8 @@ pub(crate) struct Need {
     pub(crate) reason: Reason,
     /// How long the source will back off if this attempt fails, unless IMS asks for more.
     pub(crate) backoff_if_it_fails: Duration,
+    /// The credentials to use, if they were read already.
+    pub(crate) credentials: Option<Credentials>,
 }
 
 /// Why a token is needed.
@@ -104,21 +129,21 @@ pub(crate) struct Supplied {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Stamp(pub(crate) u64);
 
-/// Obtains each token from a [`FetchToken`], without a store.
+/// Obtains each token from its fetcher, without a store.
 pub(crate) struct Direct<F> {
     pub(crate) fetcher: F,
     pub(crate) attempt_timeout: Duration,
     pub(crate) clock: Clock,
 }
 
-impl<F: FetchToken> Supply for Direct<F> {
+impl<F: Fetch> Supply for Direct<F> {
     fn obtain(&self, need: Need) -> BoxFuture<'_, Result<Option<Supplied>, TokenError>> {
         Box::pin(async move {
             let limit = self.attempt_timeout;
             // Read before the request is sent. IMS starts the lifetime later, so the token lives at
             // least as long as the source assumes.
             let sent = self.clock.now();
-            let fetched = caught(async { self.fetcher.fetch_token().await });
+            let fetched = caught(async { self.fetcher.fetch(need.credentials).await });
             let response = match Deadline::after(limit).wait_for(fetched, || {}).await {
                 Ok(fetched) => fetched.map_err(|Panicked| TokenError::panicked())??,
                 Err(WaitError::DeadlinePassed) => return Err(TokenError::fetcher_timeout(limit)),

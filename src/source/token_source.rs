@@ -6,10 +6,10 @@ use std::{fmt, time::Duration};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::builder::{Custom, TokenSourceBuilder};
+use super::builder::TokenSourceBuilder;
 use super::{
-    access_token::AccessToken, acquire, fetch::FetchToken, inner::Inner, state::Want,
-    status::Status,
+    access_token::AccessToken, acquire, fetch::Custom, fetch::FetchToken, inner::Inner,
+    state::Want, status::Status,
 };
 use crate::credentials::{Credentials, ProvideCredentials};
 #[cfg(feature = "reqwest")]

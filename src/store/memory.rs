@@ -9,10 +9,10 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{Lease, Saved, StoredToken, TokenStore};
+use super::token_store::{Acquired, CommitOutcome, LeaseRequest, StoredRecord, TokenStore};
 use crate::{clock::MAX_LIFETIME, error::StoreError};
 
-/// A [`TokenStore`] within one process, for tests and as a model of a store. Clones share it.
+/// A [`TokenStore`] within one process, for tests and as the model of a store. Clones share it.
 ///
 /// # Example
 ///
@@ -49,81 +49,104 @@ struct Shared {
     changes: watch::Sender<()>,
 }
 
+/// What is kept for one key.
 #[derive(Default)]
 struct Entry {
-    /// The value, and when it is useless.
-    kept: Option<(StoredToken, Instant)>,
-    /// The highest version that was granted.
+    /// The record, and when it ends.
+    record: Option<(StoredRecord, Instant)>,
+    /// The highest fencing token that was granted.
     granted: u64,
-    /// Who has the lease, and until when.
-    lease: Option<(Lease, Instant)>,
+    /// The owner of the lease, and when the lease ends.
+    lease: Option<(String, Instant)>,
+}
+
+/// How long a record without a time to live is kept.
+const DEFAULT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl TokenStore for MemoryStore {
+    async fn acquire(
+        &self,
+        key: &str,
+        request: Option<&LeaseRequest>,
+    ) -> Result<Acquired, StoreError> {
+        let now = Instant::now();
+        let mut entries = self.lock();
+        let entry = entries.entry(key.to_owned()).or_default();
+        let acquired = Acquired::new(entry.read(now));
+        Ok(match request.and_then(|request| entry.grant(request, now)) {
+            Some(fencing_token) => acquired.with_lease(fencing_token),
+            None => acquired,
+        })
+    }
+
+    async fn commit(
+        &self,
+        key: &str,
+        owner: &str,
+        record: Option<&StoredRecord>,
+    ) -> Result<CommitOutcome, StoreError> {
+        let now = Instant::now();
+        let (is_free, outcome) = {
+            let mut entries = self.lock();
+            let entry = entries.entry(key.to_owned()).or_default();
+            let is_free = entry.lease.take_if(|(holder, _)| holder == owner).is_some();
+            let outcome = match record {
+                Some(record) if entry.keep(record, now) => CommitOutcome::Committed,
+                Some(_) => CommitOutcome::Superseded,
+                None => CommitOutcome::Released,
+            };
+            (is_free, outcome)
+        };
+        // A call that changed nothing wakes nobody.
+        if is_free || outcome == CommitOutcome::Committed {
+            self.shared.changes.send_replace(());
+        }
+        Ok(outcome)
+    }
+
+    async fn changed(&self, _key: &str) {
+        let mut changes = self.shared.changes.subscribe();
+        // Never an error, because `self` holds the sender.
+        let _ = changes.changed().await;
+    }
 }
 
 impl MemoryStore {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.shared.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Does this with the entry of `key`, in one step.
-    fn with<R>(&self, key: &str, act: impl FnOnce(&mut Entry, Instant) -> R) -> R {
-        act(self.lock().entry(key.to_owned()).or_default(), Instant::now())
-    }
 }
 
-impl TokenStore for MemoryStore {
-    async fn load(&self, key: &str) -> Result<Option<StoredToken>, StoreError> {
-        Ok(self.with(key, |entry, now| {
-            let (token, until) = entry.kept.as_ref().filter(|(_, until)| *until > now)?;
-            Some(token.clone().with_ttl(*until - now))
-        }))
+impl Entry {
+    /// The record with what is left of its time to live.
+    fn read(&self, now: Instant) -> Option<StoredRecord> {
+        let (record, ends) = self.record.as_ref().filter(|(_, ends)| *ends > now)?;
+        Some(record.clone().with_ttl(*ends - now))
     }
 
-    async fn save(&self, key: &str, token: &StoredToken) -> Result<Saved, StoreError> {
-        let saved = self.with(key, |entry, now| {
-            let newer =
-                entry.kept.as_ref().is_none_or(|(kept, _)| kept.version() < token.version());
-            if !newer {
-                return Saved::Superseded;
-            }
-            let until = now + token.ttl().unwrap_or(Duration::from_secs(86_400)).min(MAX_LIFETIME);
-            entry.kept = Some((token.clone(), until));
-            Saved::Saved
-        });
-        self.shared.changes.send_replace(());
-        Ok(saved)
+    /// Grants the lease, unless it is held or the caller has not read the kept record.
+    fn grant(&mut self, request: &LeaseRequest, now: Instant) -> Option<u64> {
+        let held = self.lease.as_ref().is_some_and(|(_, ends)| *ends > now);
+        let unread = self.read(now).is_some_and(|it| it.fencing_token() > request.seen());
+        if held || unread {
+            return None;
+        }
+        let kept = self.record.as_ref().map_or(0, |(kept, _)| kept.fencing_token());
+        // A fencing token at the end of the range has no successor, so no lease can follow it.
+        self.granted = self.granted.max(kept).max(request.above()).checked_add(1)?;
+        self.lease = Some((request.owner().to_owned(), now + request.ttl().min(MAX_LIFETIME)));
+        Some(self.granted)
     }
 
-    async fn lease(
-        &self,
-        key: &str,
-        owner: &str,
-        ttl: Duration,
-        above: u64,
-    ) -> Result<Option<Lease>, StoreError> {
-        Ok(self.with(key, |entry, now| {
-            if entry.lease.as_ref().is_some_and(|(_, until)| *until > now) {
-                return None;
-            }
-            let kept = entry.kept.as_ref().map_or(0, |(kept, _)| kept.version());
-            entry.granted = entry.granted.max(kept).max(above) + 1;
-            let lease = Lease::new(owner, entry.granted);
-            entry.lease = Some((lease.clone(), now + ttl.min(MAX_LIFETIME)));
-            Some(lease)
-        }))
-    }
-
-    async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {
-        self.with(key, |entry, _| {
-            entry.lease.take_if(|(held, _)| held.owner() == lease.owner());
-        });
-        self.shared.changes.send_replace(());
-        Ok(())
-    }
-
-    async fn changed(&self, _key: &str) {
-        let mut changes = self.shared.changes.subscribe();
-        // The sender is ours: it is not gone.
-        let _ = changes.changed().await;
+    /// Keeps the record if its fencing token is higher than that of the kept one.
+    fn keep(&mut self, record: &StoredRecord, now: Instant) -> bool {
+        let kept = self.record.as_ref().map_or(0, |(kept, _)| kept.fencing_token());
+        let higher = self.record.is_none() || record.fencing_token() > kept;
+        if higher {
+            let ttl = record.ttl().unwrap_or(DEFAULT_TTL).min(MAX_LIFETIME);
+            self.record = Some((record.clone(), now + ttl));
+        }
+        higher
     }
 }
 

@@ -1,14 +1,13 @@
-//! Where a token is shared beyond the process: a [`TokenStore`].
+//! Stores: the trait [`TokenStore`], the stores of this crate, and the encryption of their records.
 //!
-//! A store keeps one value under each key, and grants one lease for each key at a time. What the
-//! value says, and its encryption, is this crate's affair and the same for all stores: [`sealed`]
-//! knows it. When a store is asked is the source's affair.
+//! A store keeps one record and grants one lease at a time for each key. It knows neither what a record
+//! says nor when it is read: the room `fleet` knows both.
 
 #[cfg(feature = "file-store")]
 mod file;
 mod key;
 mod memory;
-mod name;
+mod plain;
 #[cfg(feature = "redis-store")]
 mod redis;
 mod sealed;
@@ -18,20 +17,14 @@ mod token_store;
 pub use self::file::FileStore;
 #[cfg(feature = "redis-store")]
 pub use self::redis::RedisStore;
-pub(crate) use self::{
-    key::Keys,
-    name::name,
-    sealed::{Payload, open, seal},
-    token_store::ErasedTokenStore,
-};
 pub use self::{
     key::StoreKey,
     memory::MemoryStore,
-    token_store::{Lease, Saved, StoredToken, TokenStore},
+    plain::{PlainCalls, PlainStore},
+    token_store::{Acquired, CommitOutcome, LeaseRequest, StoredRecord, TokenStore},
 };
-
-/// Whether a version, which is about the time in milliseconds, is not far ahead of `now`. One that is,
-/// is none of ours, and nothing could replace it.
-pub(crate) fn is_sane(version: u64, now: u64) -> bool {
-    version < now.saturating_add(365 * 86_400_000)
-}
+pub(crate) use self::{
+    key::{Keys, hash},
+    sealed::{is_plausible, open, seal},
+    token_store::ErasedTokenStore,
+};

@@ -1,247 +1,317 @@
-//! [`TokenStore`]: what a store has to be able to do.
+//! [`TokenStore`]: the trait of a store, and the types of its two steps.
 
 use std::{
     fmt,
     future::{Future, pending},
     pin::Pin,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use zeroize::Zeroizing;
 
 use crate::error::StoreError;
 
-/// Where processes share one token: a database, a cache, a file.
+/// A place where processes share one token: a database, a cache, a file.
 ///
-/// [`MemoryStore`](crate::MemoryStore) is the shortest one, to be read as a model. Whether yours is
-/// right, `mock::check_token_store` tells (feature `mock`).
+/// [`MemoryStore`](crate::MemoryStore) is the shortest implementation, and the model to read.
+/// [`PlainCalls`](crate::PlainCalls) makes a store from four plain calls (load, save, lease, release),
+/// for a database without scripts and transactions. `mock::check_token_store` (feature `mock`) tests
+/// whether a store keeps the promises below.
 ///
-/// # What is kept
+/// # What a store keeps
 ///
-/// Under each key (64 hexadecimal digits, which stand for the credential): a value, which is bytes
-/// to the store; the value's version, which is a number; and who has the lease, if somebody has.
+/// For each key (64 hexadecimal digits, which stand for one credential):
 ///
-/// A version is about the time in milliseconds since 1970 (it fits in 52 bits), so that a store that
-/// has lost everything does not begin below what others know.
+/// - a *record*: opaque bytes with a [fencing token](StoredRecord::fencing_token) and a time to live;
+/// - a *lease*: its owner and its end, if a process holds the lease;
+/// - the highest fencing token that was granted or kept.
 ///
-/// # What must hold
+/// # What a store promises
 ///
-/// - **One lease at a time.** While a lease is held and its time is not over, no other is granted
-///   for the same key. After that one is, without anybody's help: its holder may be dead.
-/// - **Leases count up.** The [`version`](Lease::version) of a lease is higher than that of any
-///   lease or value before it, also of those that are over, and higher than `above`.
-/// - **Values count up.** [`save`](Self::save) never replaces a value by one whose version is not
-///   higher, also where two of them come at once: compare and write in one step. So a process that
-///   was held up past the end of its lease does no harm.
+/// - **One step.** [`acquire`](Self::acquire) and [`commit`](Self::commit) are atomic: read and grant,
+///   or compare and write, with no other call for the same key in between.
+/// - **One lease at a time.** While a lease is held and has not ended, no other owner gets it. At the end
+///   of its time to live it is free again without anybody's help, because its holder may be dead.
+/// - **Fencing tokens only grow.** The fencing token of a lease is higher than that of every lease and
+///   record before it, including those that have ended, and higher than
+///   [`above`](LeaseRequest::above).
+/// - **Records only grow.** A record replaces only a record with a lower fencing token. A process
+///   that was held up past the end of its lease therefore does no harm.
 ///
-/// # What need not hold
+/// A fencing token starts at about the time in milliseconds since 1970 and fits into 52 bits, so that a
+/// store that has lost everything does not fall behind the tokens that processes know.
 ///
-/// A store may lose everything at any time, and may fail. The source gives all calls for one token
-/// [a quarter of a second](crate::TokenSourceBuilder::store_timeout) together (and again
-/// after each wait for another process), then drops the future, and goes on alone; so does a source
-/// whose store panics. A store must not block the thread, which cannot be ended from outside: a client
-/// that blocks belongs into `tokio::task::spawn_blocking`.
+/// # What a store need not promise
 ///
-/// Whether the holder of a lease gets it again when it asks again is up to the store. So is when what is
-/// over is deleted.
+/// A store may lose everything at any time, and may fail. Each call has a
+/// [budget](crate::TokenSourceBuilder::store_timeout); after it the source drops the future and
+/// requests its own token. A panic counts as a failure. A store must not block the thread: run a client
+/// that blocks in `tokio::task::spawn_blocking`.
 pub trait TokenStore: Send + Sync + 'static {
-    /// The value that was saved last, unless its time is over.
-    fn load(
-        &self,
-        key: &str,
-    ) -> impl Future<Output = Result<Option<StoredToken>, StoreError>> + Send;
-
-    /// Keeps this value for [`ttl`](StoredToken::ttl), if its version is higher than that of the
-    /// value that is kept. Who saves has the lease, or had it.
-    fn save(
-        &self,
-        key: &str,
-        token: &StoredToken,
-    ) -> impl Future<Output = Result<Saved, StoreError>> + Send;
-
-    /// The right to ask for a new token, for the time `ttl`; `None` if somebody has it.
+    /// Reads the record and, if `request` is given, tries to take the lease. One atomic step.
     ///
-    /// `owner` is random: it tells one holder from another. The version of the lease is to be higher
-    /// than `above`.
-    fn lease(
+    /// The lease is granted if nobody holds it, and if no record is kept whose fencing token is higher
+    /// than [`seen`](LeaseRequest::seen): a caller that has not read the kept record may find in it
+    /// what it needs, and then takes no lease. The owner of the lease may be granted it again.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be used. Then the call may have taken the lease or not; `commit` without a
+    /// record ends it.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future has the same effect as an error.
+    fn acquire(
+        &self,
+        key: &str,
+        request: Option<&LeaseRequest>,
+    ) -> impl Future<Output = Result<Acquired, StoreError>> + Send;
+
+    /// Keeps `record` if its fencing token is higher than that of the kept one, ends the lease of
+    /// `owner`, and notifies those who wait in [`changed`](Self::changed) if that changed anything. One
+    /// atomic step.
+    ///
+    /// Without a record the call only ends the lease. The lease of another owner stays as it is. An
+    /// owner that never heard whether its lease was granted calls this, too.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be used. The lease then ends at the end of its time to live.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future has the same effect as an error.
+    fn commit(
         &self,
         key: &str,
         owner: &str,
-        ttl: Duration,
-        above: u64,
-    ) -> impl Future<Output = Result<Option<Lease>, StoreError>> + Send;
+        record: Option<&StoredRecord>,
+    ) -> impl Future<Output = Result<CommitOutcome, StoreError>> + Send;
 
-    /// Gives the lease back. If another owner has it by now, nothing happens.
+    /// Resolves when the record may have changed, or the lease may have ended. Default: never, for a
+    /// store that cannot notify.
     ///
-    /// The owner decides: where [`lease`](Self::lease) was given up before its answer came, the
-    /// version is not known, and is 0 here.
-    fn release(
-        &self,
-        key: &str,
-        lease: &Lease,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
-
-    /// Ends when something may have changed under this key: a value was saved, or perhaps a lease was
-    /// given back. Default: never.
+    /// It may resolve without a reason, and may miss a change: a source that needs a token also polls.
     ///
-    /// It may end without a reason, and may miss a change: who waits for a token looks from time to
-    /// time as well. It is dropped and called again at will, and waited for as long as there is a
-    /// token in hand: for hours, so it is not to keep the store busy.
+    /// # Cancellation
+    ///
+    /// The future is dropped and made again at will. It may live for hours, so it must not keep the
+    /// store busy.
     fn changed(&self, key: &str) -> impl Future<Output = ()> + Send {
         let _ = key;
         pending()
     }
+
+    /// When the store last responded to a call for any key. Default: `None`, unknown.
+    ///
+    /// A store that knows it lets thousands of sources start together: a source whose call waits for its
+    /// turn does not give up while the store responds to others, for up to eight
+    /// [budgets](crate::TokenSourceBuilder::store_timeout).
+    fn last_response(&self) -> Option<Instant> {
+        None
+    }
 }
 
-/// What a [`TokenStore`] keeps. `Debug` does not show the value; it is wiped when dropped.
+/// A request for the lease of a key: the right to request a token, for one process at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseRequest {
+    owner: String,
+    ttl: Duration,
+    above: u64,
+    seen: u64,
+}
+
+impl LeaseRequest {
+    /// A request of `owner`, a name that no other request has, for a lease that ends after `ttl`.
+    #[must_use]
+    pub fn new(owner: impl Into<String>, ttl: Duration) -> Self {
+        Self { owner: owner.into(), ttl, above: 0, seen: 0 }
+    }
+
+    /// Sets the number that the fencing token of the lease has to exceed. Default: 0.
+    #[must_use]
+    pub fn with_above(mut self, above: u64) -> Self {
+        self.above = above;
+        self
+    }
+
+    /// Sets the fencing token of the last record that the caller has read. Default: 0, none.
+    #[must_use]
+    pub fn with_seen(mut self, seen: u64) -> Self {
+        self.seen = seen;
+        self
+    }
+
+    /// The random name that tells this holder from every other.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// The time after which the lease ends by itself.
+    #[must_use]
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// The number that the fencing token of the lease has to exceed.
+    #[must_use]
+    pub fn above(&self) -> u64 {
+        self.above
+    }
+
+    /// The fencing token of the last record that the caller has read. If the kept record has a higher
+    /// one, the lease is not granted.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+}
+
+/// The result of [`TokenStore::acquire`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Acquired {
+    record: Option<StoredRecord>,
+    fencing_token: Option<u64>,
+}
+
+impl Acquired {
+    /// A result without the lease. `record` is `None` if none is kept, or the kept one has ended.
+    pub fn new(record: Option<StoredRecord>) -> Self {
+        Self { record, fencing_token: None }
+    }
+
+    /// Adds the lease, with its fencing token.
+    pub fn with_lease(mut self, fencing_token: u64) -> Self {
+        self.fencing_token = Some(fencing_token);
+        self
+    }
+
+    /// The record that is kept.
+    #[must_use]
+    pub fn record(&self) -> Option<&StoredRecord> {
+        self.record.as_ref()
+    }
+
+    /// The fencing token of the lease; `None` if the lease was not granted.
+    #[must_use]
+    pub fn fencing_token(&self) -> Option<u64> {
+        self.fencing_token
+    }
+}
+
+/// The result of [`TokenStore::commit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
+pub enum CommitOutcome {
+    /// The record is kept.
+    Committed,
+    /// The record was dropped, because one with the same or a higher fencing token is kept.
+    Superseded,
+    /// There was no record; the lease of the owner, if it held one, has ended.
+    Released,
+}
+
+/// A record of a [`TokenStore`]. `Debug` does not show its value, which is wiped when dropped.
 #[derive(Clone)]
-pub struct StoredToken {
-    version: u64,
+pub struct StoredRecord {
+    fencing_token: u64,
     value: Zeroizing<Vec<u8>>,
     ttl: Option<Duration>,
 }
 
-impl StoredToken {
-    /// A value as it was kept. [`with_ttl`](Self::with_ttl) says how long it is still good for.
+impl StoredRecord {
+    /// A record without a time to live.
     #[must_use]
-    pub fn new(version: u64, value: impl Into<Vec<u8>>) -> Self {
-        Self { version, value: Zeroizing::new(value.into()), ttl: None }
+    pub fn new(fencing_token: u64, value: impl Into<Vec<u8>>) -> Self {
+        Self { fencing_token, value: Zeroizing::new(value.into()), ttl: None }
     }
 
-    /// Sets the time after which the value is useless. Default: not known.
+    /// Sets the time to live. Default: unknown.
     ///
-    /// When it is saved: for how long to keep it. When it is loaded: what is left of that, if the
-    /// store counts it down. A store that does so makes it matter less that the clocks of two
-    /// machines differ.
+    /// A record that is committed is kept for this time. A record that is read has what is left of
+    /// it, if the store counts it down: then the clocks of two machines may differ.
     #[must_use]
     pub fn with_ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// The version: values of higher versions replace those of lower ones, never the other way.
+    /// The number that orders records: a record replaces only one with a lower fencing token.
     #[must_use]
-    pub fn version(&self) -> u64 {
-        self.version
+    pub fn fencing_token(&self) -> u64 {
+        self.fencing_token
     }
 
     /// The value: UTF-8 text (JSON), for a store that keeps text rather than bytes. Without a
-    /// [`StoreKey`](crate::StoreKey) it holds the token.
+    /// [`StoreKey`](crate::StoreKey) it holds the access token.
     #[must_use]
     pub fn value(&self) -> &[u8] {
         &self.value
     }
 
-    /// The time after which the value is useless, if it is known.
+    /// The time to live, if it is known.
     #[must_use]
     pub fn ttl(&self) -> Option<Duration> {
         self.ttl
     }
 }
 
-impl fmt::Debug for StoredToken {
+impl fmt::Debug for StoredRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoredToken")
-            .field("version", &self.version)
+        f.debug_struct("StoredRecord")
+            .field("fencing_token", &self.fencing_token)
             .field("ttl", &self.ttl)
             .finish_non_exhaustive()
     }
-}
-
-/// The right to ask for a new token, held by one process at a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
-    owner: String,
-    version: u64,
-}
-
-impl Lease {
-    /// A lease that was granted to `owner`.
-    #[must_use]
-    pub fn new(owner: impl Into<String>, version: u64) -> Self {
-        Self { owner: owner.into(), version }
-    }
-
-    /// Who has it.
-    #[must_use]
-    pub fn owner(&self) -> &str {
-        &self.owner
-    }
-
-    /// The number of this lease, and the version of the value that is saved under it.
-    #[must_use]
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-}
-
-/// What became of a value that was to be saved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Saved {
-    /// It is kept.
-    Saved,
-    /// It is not: the store has one of the same or of a higher version.
-    Superseded,
 }
 
 pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// [`TokenStore`] as an object.
 pub(crate) trait ErasedTokenStore: Send + Sync {
-    fn load<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<StoredToken>, StoreError>>;
-    fn save<'a>(
+    fn acquire<'a>(
         &'a self,
         key: &'a str,
-        token: &'a StoredToken,
-    ) -> BoxFuture<'a, Result<Saved, StoreError>>;
-    fn lease<'a>(
+        request: Option<&'a LeaseRequest>,
+    ) -> BoxFuture<'a, Result<Acquired, StoreError>>;
+    fn commit<'a>(
         &'a self,
         key: &'a str,
         owner: &'a str,
-        ttl: Duration,
-        above: u64,
-    ) -> BoxFuture<'a, Result<Option<Lease>, StoreError>>;
-    fn release<'a>(
-        &'a self,
-        key: &'a str,
-        lease: &'a Lease,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
+        record: Option<&'a StoredRecord>,
+    ) -> BoxFuture<'a, Result<CommitOutcome, StoreError>>;
     fn changed<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ()>;
+    fn last_response(&self) -> Option<Instant>;
 }
 
 impl<S: TokenStore> ErasedTokenStore for S {
-    fn load<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<StoredToken>, StoreError>> {
-        Box::pin(TokenStore::load(self, key))
-    }
-
-    fn save<'a>(
+    fn acquire<'a>(
         &'a self,
         key: &'a str,
-        token: &'a StoredToken,
-    ) -> BoxFuture<'a, Result<Saved, StoreError>> {
-        Box::pin(TokenStore::save(self, key, token))
+        request: Option<&'a LeaseRequest>,
+    ) -> BoxFuture<'a, Result<Acquired, StoreError>> {
+        // Inside the future, because making it is code of the store, too, and may panic.
+        Box::pin(async move { TokenStore::acquire(self, key, request).await })
     }
 
-    fn lease<'a>(
+    fn commit<'a>(
         &'a self,
         key: &'a str,
         owner: &'a str,
-        ttl: Duration,
-        above: u64,
-    ) -> BoxFuture<'a, Result<Option<Lease>, StoreError>> {
-        Box::pin(TokenStore::lease(self, key, owner, ttl, above))
-    }
-
-    fn release<'a>(
-        &'a self,
-        key: &'a str,
-        lease: &'a Lease,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(TokenStore::release(self, key, lease))
+        record: Option<&'a StoredRecord>,
+    ) -> BoxFuture<'a, Result<CommitOutcome, StoreError>> {
+        Box::pin(async move { TokenStore::commit(self, key, owner, record).await })
     }
 
     fn changed<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ()> {
-        Box::pin(TokenStore::changed(self, key))
+        Box::pin(async move { TokenStore::changed(self, key).await })
+    }
+
+    fn last_response(&self) -> Option<Instant> {
+        TokenStore::last_response(self)
     }
 }

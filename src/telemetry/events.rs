@@ -132,3 +132,76 @@ pub(crate) fn refusal_ignored(source: &str, generation: u64) {
         );
     });
 }
+
+/// Events of a fleet, which shares its token through a token store.
+#[cfg(feature = "store")]
+mod fleet {
+    use std::error::Error;
+
+    use tracing::{debug, info, warn};
+
+    use crate::error::{StoreError, TokenError};
+    use crate::foreign::quietly;
+
+    /// A call of the token store failed, or its result cannot be used.
+    pub(crate) fn store_unavailable(operation: &'static str, error: &StoreError) {
+        quietly(|| {
+            warn!(
+                event = "store_unavailable",
+                operation,
+                error = error as &dyn Error,
+                "token store unavailable; this process requests its own token"
+            );
+        });
+    }
+
+    /// The token store works again after a failure.
+    pub(crate) fn store_recovered() {
+        quietly(|| info!(event = "store_recovered", "the token store works again"));
+    }
+
+    /// The record in the token store cannot be used.
+    pub(crate) fn record_ignored(reason: &'static str) {
+        quietly(|| {
+            warn!(
+                event = "record_ignored",
+                reason, "ignored an unusable record in the token store"
+            );
+        });
+    }
+
+    /// Another process holds the lease.
+    pub(crate) fn lease_held() {
+        quietly(|| {
+            debug!(
+                event = "lease_held",
+                "another process requests an access token; waiting for its result"
+            );
+        });
+    }
+
+    /// The other processes had their time, and none stored a token.
+    pub(crate) fn lease_not_released() {
+        quietly(|| {
+            warn!(
+                event = "lease_not_released",
+                "no token came from the process that holds the lease; requesting one without it"
+            );
+        });
+    }
+
+    /// A token that is due for refresh is used, because no better one could be obtained.
+    pub(crate) fn due_token_used(error: &TokenError) {
+        quietly(|| {
+            warn!(
+                event = "due_token_used",
+                error = error as &dyn Error,
+                "could not obtain an access token; using the one in the store, which is due for \
+                 refresh"
+            );
+        });
+    }
+}
+
+#[cfg(feature = "store")]
+pub(crate) use self::fleet::*;

@@ -39,6 +39,24 @@
 //! | `token_refused` | `warn` | an API refused the access token; requesting a new one | `source`, `generation` |
 //! | `refusal_ignored` | `debug` | an API refused an access token; the token stays in use | `source`, `generation` |
 //!
+//! A source with a token store has further events. Those that happen during a refresh are inside its span;
+//! a read that follows a notification has none:
+//!
+//! | `event` | level | message | further fields |
+//! | --- | --- | --- | --- |
+//! | `store_unavailable` | `warn` | token store unavailable; this process requests its own token | `operation`, `error` |
+//! | `store_recovered` | `info` | the token store works again | |
+//! | `record_ignored` | `warn` | ignored an unusable record in the token store | `reason` |
+//! | `lease_held` | `debug` | another process requests an access token; waiting for its result | |
+//! | `lease_not_released` | `warn` | no token came from the process that holds the lease; requesting one without it | |
+//! | `due_token_used` | `warn` | could not obtain an access token; using the one in the store, which is due for refresh | `error` |
+//! | `store_file_ignored` | `warn` | a file of the token store is ignored, and will be replaced | `path`, `reason` |
+//! | `store_file_locked` | `warn` | another process keeps the files of the token store locked; if it was stopped, continue or end it | `path` |
+//!
+//! `store_unavailable` is reported once for each new reason. Its `operation` is `acquire`, `read` (an
+//! acquire that asks for no lease), `commit` or `release` (a commit without a record). The last two
+//! events come from `FileStore`, once for each file until the file is well again.
+//!
 //! The remaining events have no such field yet:
 //!
 //! | message | level | fields |
@@ -46,14 +64,6 @@
 //! | `passed a request through, because its host is not allowed` | `debug` | `host` |
 //! | `passed a request through, because it names no host` | `debug` | |
 //! | `ignored an allow-list entry that is not a host name; the allow-list is unchanged` | `warn` | `host` |
-//! | `could not fetch an access token; using the one in the store` | `warn` | `error` |
-//! | `another process asks for an access token; waiting for it` | `debug` | |
-//! | `the token store failed; going on without it` | `warn` | `operation`, `error` |
-//! | `the token store works again` | `info` | |
-//! | `the value in the token store is no good; it is ignored` | `warn` | `reason` |
-//! | `a file of the token store is no good; it is ignored` | `warn` | `path`, `reason` |
-//! | `no token came from the process that has the lease; going on alone` | `warn` | |
-//! | `it is not known who asks; going on without the token store` | `debug` | |
 //! | `credentials file changed` | `info` | `path` |
 //! | `credentials file is invalid; the last valid credentials stay in use` | `warn` | `path`, `error` |
 //!
@@ -75,7 +85,24 @@
 //! | `adobe_auth_waiters` | gauge | callers that wait for a token now |
 //! | `adobe_auth_unauthorized_total` | counter | 401s by `verdict`: `replaced` (the token became suspect, and a refresh starts), or `ignored` |
 //! | `adobe_auth_recoveries_total` | counter | requests that were refused and could be replayed, by `outcome`: `recovered`, `refused_again`, `no_new_token`. A replay without a response is not counted |
-//! | `adobe_auth_store_total` | counter | operations of the token store by `operation` and `outcome`: `load` (`hit`; `stale`, not newer than the cached token or due for refresh; `miss`; `unreadable`), `lease` (`granted`; `held` by another process), `save` (`saved`, `superseded`), `release` (`released`); each of them also `failed` and `timeout` |
+//! | `adobe_auth_store_total` | counter | calls of the token store by `operation` and `outcome`, in the table below |
+//!
+//! The outcomes of the token store's operations. A call has one outcome:
+//!
+//! | `operation` | `outcome` | meaning |
+//! | --- | --- | --- |
+//! | `acquire` | `granted` | the lease was granted: this process requests a token, unless the record still answers its need |
+//! | | `hit` | the record answers the need: its token was taken, or the cached one stays in use |
+//! | | `failure` | the record holds a failure of IMS that still holds, and the attempt fails with it |
+//! | | `held` | the lease was not granted: another process holds it, or this process had not read the record before, which is of no use to it |
+//! | | `stale` | without a lease request: the token of the record is not newer than the cached one, or it is due for refresh |
+//! | | `miss` | without a lease request: no record is kept |
+//! | | `unreadable` | without a lease request: the record was ignored, and `record_ignored` has the reason |
+//! | `commit` | `committed` | the record is kept |
+//! | | `superseded` | the record was dropped, because one with the same or a higher fencing token is kept |
+//! | | `released` | only the lease was ended |
+//! | both | `failed` | the store returned an error or panicked |
+//! | | `timeout` | the store did not respond within its budget |
 //!
 //! Sources of the same name share their series: counters add up, and the expiry is that of the source
 //! that changed last. Requests that pass through, or fail because their URI is plain `http`, count for

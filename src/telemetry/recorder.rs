@@ -31,11 +31,12 @@ pub const STORE: &str = "adobe_auth_store_total";
 
 /// The operations of a token store, and the outcomes of each.
 #[cfg(feature = "store")]
-const STORE_OUTCOMES: [(&str, &[&str]); 4] = [
-    ("load", &["hit", "stale", "miss", "unreadable", "failed", "timeout"]),
-    ("lease", &["granted", "held", "failed", "timeout"]),
-    ("save", &["saved", "superseded", "failed", "timeout"]),
-    ("release", &["released", "failed", "timeout"]),
+const STORE_OUTCOMES: [(&str, &[&str]); 2] = [
+    (
+        "acquire",
+        &["granted", "held", "hit", "failure", "stale", "miss", "unreadable", "failed", "timeout"],
+    ),
+    ("commit", &["committed", "superseded", "released", "failed", "timeout"]),
 ];
 
 /// The handles of one source, registered when it is built: looking one up for each request would
@@ -197,6 +198,6 @@ fn describe() {
     describe_gauge!(EXPIRY, Unit::Seconds, "Remaining lifetime of the cached token");
     describe_gauge!(WAITERS, "Callers that wait for a token");
     describe_counter!(UNAUTHORIZED, "Answers with status 401, by what was made of them");
-    describe_counter!(STORE, "What was asked of the token store, by operation and outcome");
+    describe_counter!(STORE, "Calls of the token store, by operation and outcome");
     describe_counter!(RECOVERIES, "Refused requests that could be replayed, by outcome");
 }

@@ -1,52 +1,75 @@
 //! [`RedisStore`]: a store in Redis or Valkey.
 
 mod connection;
+mod listeners;
 mod scripts;
 mod servers;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use redis::{ErrorKind, FromRedisValue, RedisError, RedisResult};
+use zeroize::Zeroizing;
 
-use self::{connection::Connection, servers::Servers};
-use super::{Lease, Saved, StoredToken, TokenStore};
+use self::{
+    connection::Connection,
+    servers::{Servers, quotes},
+};
+use super::token_store::{Acquired, CommitOutcome, LeaseRequest, StoredRecord, TokenStore};
 use crate::{
     clock::millis,
     error::{ConfigError, StoreError},
 };
 
-/// A [`TokenStore`] in Redis (6 or later) or Valkey: for a fleet.
+/// A [`TokenStore`] in Redis (6 or later) or Valkey, for a fleet.
 ///
-/// [One server](Self::new), [a master that sentinels know](Self::sentinels), or
-/// [a cluster](Self::cluster). Connects when it is first asked, and again whenever the connection is
-/// of no use any more. An attempt may take ten seconds: a flight does not wait that long, but the next
-/// one finds the connection. Clones share it (one for each runtime), and one store may serve the
+/// The store is [one server](Self::new), [a master that sentinels know](Self::sentinels), or
+/// [a cluster](Self::cluster). It connects with its first call, and again when the connection has
+/// ended. An attempt may take ten seconds; a refresh does not wait that long, but the next one finds
+/// the connection. Clones share the connection (one for each runtime), and one store may serve the
 /// sources of many credentials.
 ///
-/// For each credential there are three keys, which lie in one slot of a cluster:
-/// `{prefix}{hash}:token` with the token until it ends, `…:lease` with the owner of the lease until
-/// that ends, and `…:version`, which counts. (While IMS throttles or is down there is another `…:token`,
-/// with what it said.) What compares and writes is a script, so that it is one
-/// step. Whoever may read these keys has the token, unless it is
-/// [encrypted](crate::TokenSourceBuilder::encrypt_with).
+/// # Keys
 ///
-/// A token that was saved is announced on the channel `{prefix}changed`, so that the others take it
-/// within seconds ([when](crate::TokenSourceBuilder::store)).
+/// For each credential there are three keys, in one slot of a cluster:
 ///
-/// # What the server has to allow
+/// | key | holds | until |
+/// | --- | --- | --- |
+/// | `{prefix}{hash}:record` | the token, and the outcome of the last attempt | the token expires |
+/// | `…:lease` | the owner of the lease | the lease ends |
+/// | `…:fencing` | the highest fencing token | a year after the last lease |
 ///
-/// The commands `GET`, `SET`, `DEL`, `PTTL`, `TIME` and `EVAL` on these keys. Without `SUBSCRIBE` and
-/// `PUBLISH` on the channel (in Redis 7, a user needs `&adobe-auth:changed`) the others hear of a new
-/// token only when they look for one. An eviction costs one token request.
-/// Beside that: `SELECT` if the URL names a database, `CLUSTER` in a cluster, and with sentinels
-/// `ROLE` at the master and `SENTINEL` at them.
+/// A user of the server who can read the record has the token, unless it is
+/// [encrypted](crate::TokenSourceBuilder::encrypt_with). An evicted key costs one token request.
+///
+/// The store ignores a lease that lasts more than a minute longer than its own would. The
+/// [`lease_ttl`](crate::TokenSourceBuilder::lease_ttl) of the processes of one fleet should therefore
+/// not differ by more than that.
+///
+/// # Notifications
+///
+/// Each commit that changes anything publishes one message on the channel `{prefix}changed`, so that
+/// the other processes take a new token within half a minute, and a process without a token takes it
+/// immediately. Messages arrive over the connection of the commands, and need RESP3.
+///
+/// A server or proxy that knows only RESP2, or that refuses `SUBSCRIBE`, is used without notifications.
+/// A process then reads the store when its token is missing, due or refused. After a refusal the store
+/// tries again, first after 20 seconds and finally each hour.
+///
+/// # Commands that the server must allow
+///
+/// - Needed: `EVAL`, and in scripts `GET`, `SET`, `DEL`, `PTTL` and `TIME`, on the keys above.
+/// - `PTTL` outside of scripts, as a sign of life. An error in response is a sign, too.
+/// - For notifications: `HELLO`, and `SUBSCRIBE` and `PUBLISH` on the channel (in Redis 7 a user needs
+///   `&adobe-auth:changed`).
+/// - `AUTH` and `SELECT` if the URL names a password or a database; `CLUSTER` and `READONLY` in a
+///   cluster; with sentinels `ROLE` at the master and `SENTINEL` at them.
 ///
 /// # TLS
 ///
 /// `rediss://` is TLS by [rustls](https://docs.rs/rustls), with the certificates that the system
 /// trusts, or those in the file that the environment variable `SSL_CERT_FILE` names. Rustls takes its
-/// cryptography from the process: the feature `reqwest`, which is on by default, brings it along.
-/// Without that feature, or where there is more than one, install one at the start of the program
+/// cryptography from the process: the feature `reqwest`, which is on by default, provides one.
+/// Without that feature, or if there is more than one, install one at the start of the program
 /// (`rustls::crypto::aws_lc_rs::default_provider().install_default()`).
 ///
 /// # Example
@@ -68,26 +91,31 @@ pub struct RedisStore {
     prefix: Arc<str>,
 }
 
+/// How long a record without a time to live is kept.
+const DEFAULT_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+const DEFAULT_PREFIX: &str = "adobe-auth:";
+
 impl RedisStore {
     /// A store at this URL: `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS,
     /// or `redis+unix:///path/to/socket`.
     ///
     /// # Errors
     ///
-    /// If the URL cannot be used. Whether a server is there shows when it is asked.
+    /// If the URL cannot be used. The store does not connect yet.
     pub fn new(url: impl AsRef<str>) -> Result<Self, ConfigError> {
         Self::at(Servers::one(url.as_ref()))
     }
 
-    /// A store at the master that these sentinels know. They are asked who that is for each new
-    /// connection, and again when it is the master no more.
+    /// A store at the master that these sentinels know. The sentinels are asked for its address for each
+    /// new connection, and again when it is no longer the master.
     ///
     /// `sentinels` are URLs as for [`new`](Self::new), with the user and the password of the sentinels
-    /// if they want some. So is `master`, with the name of the master in place of a host.
+    /// if they have any. So is `master`, with the name of the master in place of a host.
     ///
     /// # Errors
     ///
-    /// If a URL cannot be used, or there is none.
+    /// If a URL cannot be used, or there are none.
     ///
     /// # Example
     ///
@@ -106,11 +134,11 @@ impl RedisStore {
         Self::at(Servers::sentinels(&sentinels, master.as_ref()))
     }
 
-    /// A store in a cluster, of which these URLs (as for [`new`](Self::new)) name some nodes.
+    /// A store in a cluster. The URLs (as for [`new`](Self::new)) name some of its nodes.
     ///
     /// # Errors
     ///
-    /// If a URL cannot be used, there is none, or users and passwords differ.
+    /// If a URL cannot be used, there are none, or users and passwords differ.
     pub fn cluster(urls: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, ConfigError> {
         let urls: Vec<_> = urls.into_iter().collect();
         Self::at(Servers::cluster(&urls))
@@ -124,107 +152,125 @@ impl RedisStore {
                 Some(_) => format!("{:?}", error.kind()),
             };
             ConfigError::new(format!(
-                "the URL of a Redis server cannot be used: {reason}; it is to begin with redis://, \
-                 rediss:// or redis+unix://, and signs like @ in a password are percent-encoded"
+                "the URL of a Redis server cannot be used: {reason}; it has to begin with redis://, \
+                 rediss:// or redis+unix://, and characters like @ in a password are percent-encoded"
             ))
         })?;
-        Ok(Self { connection: Arc::new(Connection::new(servers)), prefix: "adobe-auth:".into() })
+        Ok(Self::with(Arc::new(servers), DEFAULT_PREFIX.into()))
     }
 
-    /// Sets what the keys begin with. Default: `adobe-auth:`.
+    fn with(servers: Arc<Servers>, prefix: Arc<str>) -> Self {
+        let connection = Connection::new(servers, format!("{prefix}changed"));
+        Self { connection: Arc::new(connection), prefix }
+    }
+
+    /// Sets the beginning of all keys and of the channel. Default: `adobe-auth:`.
+    ///
+    /// A store with another prefix has its own connection.
     #[must_use]
-    pub fn with_prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
-        self.prefix = prefix.into();
-        self
+    pub fn with_prefix(self, prefix: impl Into<Arc<str>>) -> Self {
+        Self::with(self.connection.servers().clone(), prefix.into())
     }
 
     fn key(&self, key: &str, kind: &str) -> String {
         format!("{}{{{key}}}:{kind}", self.prefix)
     }
 
-    fn channel(&self) -> String {
-        format!("{}changed", self.prefix)
-    }
-
-    /// Runs a script with these keys of `key`, and what `arguments` adds.
+    /// Runs a script on the keys of `key`, with the arguments that `arguments` adds.
     async fn run<T: FromRedisValue>(
         &self,
         script: &str,
         key: &str,
-        kinds: &[&str],
+        record: Option<&StoredRecord>,
         arguments: impl FnOnce(&mut redis::Cmd) + Send,
     ) -> Result<T, StoreError> {
         let mut command = redis::cmd("EVAL");
-        command.arg(script).arg(kinds.len());
-        for kind in kinds {
-            command.arg(self.key(key, kind));
-        }
+        command.arg(script).arg(3);
+        let lease = self.key(key, "lease");
+        command.arg(self.key(key, "record")).arg(&lease).arg(self.key(key, "fencing"));
         arguments(&mut command);
-        let answer = self.connection.ask(&command).await;
-        answer.map_err(|error| {
-            StoreError::new(format!("{}: {}", self.connection.servers(), without_secrets(&error)))
+        self.connection.ask(&command, &lease).await.map_err(|error| {
+            let servers = self.connection.servers();
+            let reason = without_secrets(&error, |text| {
+                servers.are_quoted_in(text)
+                    || record.is_some_and(|record| quotes(text, record.value()))
+            });
+            StoreError::new(format!("{servers}: {reason}"))
         })
     }
 }
 
 impl TokenStore for RedisStore {
-    async fn load(&self, key: &str) -> Result<Option<StoredToken>, StoreError> {
-        let kept: Option<(Vec<u8>, i64)> = self.run(scripts::LOAD, key, &["token"], |_| {}).await?;
-        Ok(kept.map(|(kept, ttl)| {
-            let kept = zeroize::Zeroizing::new(kept);
-            let parsed = kept.iter().position(|byte| *byte == b' ').and_then(|end| {
-                let version = std::str::from_utf8(&kept[..end]).ok()?.parse().ok()?;
-                Some((version, &kept[end + 1..]))
-            });
-            // What is none of ours is given to who knows that it is not.
-            let (version, value) = parsed.unwrap_or((0, &kept));
-            let token = StoredToken::new(version, value);
-            match u64::try_from(ttl) {
-                Ok(ttl) => token.with_ttl(Duration::from_millis(ttl)),
-                Err(_) => token,
-            }
-        }))
-    }
-
-    async fn save(&self, key: &str, token: &StoredToken) -> Result<Saved, StoreError> {
-        let ttl = token.ttl().unwrap_or(Duration::from_secs(86_400));
-        let saved: bool = self
-            .run(scripts::SAVE, key, &["token"], |command| {
-                command.arg(token.version()).arg(token.value()).arg(time_to_live(ttl));
-                command.arg(self.channel()).arg(key);
+    async fn acquire(
+        &self,
+        key: &str,
+        request: Option<&LeaseRequest>,
+    ) -> Result<Acquired, StoreError> {
+        let none = LeaseRequest::new("", Duration::ZERO);
+        let request = request.unwrap_or(&none);
+        let (record, fencing_token): (Option<(Vec<u8>, i64)>, Option<u64>) = self
+            .run(scripts::ACQUIRE, key, None, |command| {
+                command.arg(request.owner()).arg(time_to_live(request.ttl()));
+                command.arg(request.above()).arg(request.seen());
             })
             .await?;
-        Ok(if saved { Saved::Saved } else { Saved::Superseded })
+        let acquired = Acquired::new(record.map(|(text, ttl)| parse(text, ttl)));
+        Ok(match fencing_token {
+            Some(fencing_token) => acquired.with_lease(fencing_token),
+            None => acquired,
+        })
     }
 
-    async fn lease(
+    async fn commit(
         &self,
         key: &str,
         owner: &str,
-        ttl: Duration,
-        above: u64,
-    ) -> Result<Option<Lease>, StoreError> {
-        let version: Option<u64> = self
-            .run(scripts::LEASE, key, &["lease", "version", "token"], |command| {
-                command.arg(owner).arg(time_to_live(ttl)).arg(above);
+        record: Option<&StoredRecord>,
+    ) -> Result<CommitOutcome, StoreError> {
+        let channel = format!("{}changed", self.prefix);
+        let outcome: String = self
+            .run(scripts::COMMIT, key, record, |command| {
+                command.arg(owner).arg(channel).arg(key);
+                if let Some(record) = record {
+                    let ttl = time_to_live(record.ttl().unwrap_or(DEFAULT_TTL));
+                    command.arg(record.fencing_token()).arg(record.value()).arg(ttl);
+                }
             })
             .await?;
-        Ok(version.map(|version| Lease::new(owner, version)))
-    }
-
-    async fn release(&self, key: &str, lease: &Lease) -> Result<(), StoreError> {
-        self.run(scripts::RELEASE, key, &["lease"], |command| {
-            command.arg(lease.owner());
-        })
-        .await
+        match outcome.as_str() {
+            "committed" => Ok(CommitOutcome::Committed),
+            "superseded" => Ok(CommitOutcome::Superseded),
+            "released" => Ok(CommitOutcome::Released),
+            _ => Err(StoreError::new(format!("{}: {UNEXPECTED}", self.connection.servers()))),
+        }
     }
 
     async fn changed(&self, key: &str) {
-        self.connection.heard(&self.channel(), key.as_bytes()).await;
+        self.connection.changed(key).await;
+    }
+
+    fn last_response(&self) -> Option<std::time::Instant> {
+        self.connection.last_response()
     }
 }
 
-/// Shows where the server is, without user and password.
+/// Parses a record. A value that this crate did not write passes through, with fencing token 0; the
+/// caller rejects it and logs why.
+fn parse(text: Vec<u8>, ttl: i64) -> StoredRecord {
+    let text = Zeroizing::new(text);
+    let parsed = text.iter().position(|byte| *byte == b' ').and_then(|end| {
+        let fencing_token = std::str::from_utf8(&text[..end]).ok()?.parse().ok()?;
+        Some((fencing_token, &text[end + 1..]))
+    });
+    let (fencing_token, value) = parsed.unwrap_or((0, &text));
+    let record = StoredRecord::new(fencing_token, value);
+    match u64::try_from(ttl) {
+        Ok(ttl) => record.with_ttl(Duration::from_millis(ttl)),
+        Err(_) => record,
+    }
+}
+
+/// Shows the address of the server, without user and password.
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStore")
@@ -234,17 +280,27 @@ impl fmt::Debug for RedisStore {
     }
 }
 
-/// What went wrong, without an answer that could not be read, which may hold the token; and without
-/// what a server repeats of a command that it does not know: of `HELLO` that is the password.
-fn without_secrets(error: &RedisError) -> String {
+const UNEXPECTED: &str = "the server's answer has an unexpected form";
+
+/// The reason of an error, without the secrets that it may quote.
+///
+/// A response of an unexpected form may hold the token. A server that does not know a command may
+/// quote its arguments, and `HELLO` and `AUTH` have the password. Redis quotes them after
+/// `, with args`. Other servers have their own words, so that a text which still quotes a secret is
+/// reduced to its kind.
+fn without_secrets(error: &RedisError, quotes_secret: impl Fn(&str) -> bool) -> String {
     if matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse) {
-        return "the server's answer is not what was asked for".to_owned();
+        return UNEXPECTED.to_owned();
     }
     let text = error.to_string();
-    text.split_once(", with args").map_or(text.as_str(), |(reason, _)| reason).to_owned()
+    let reason = text.split_once(", with args").map_or(text.as_str(), |(reason, _)| reason);
+    if quotes_secret(reason) {
+        return format!("{} (the server's words quote a secret)", error.category());
+    }
+    reason.to_owned()
 }
 
-/// At least one: zero is no time to live.
+/// In milliseconds, at least one, because zero is an error.
 fn time_to_live(duration: Duration) -> u64 {
     millis(duration).clamp(1, 1 << 50)
 }

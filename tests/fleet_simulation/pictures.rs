@@ -1,9 +1,9 @@
-//! The pictures in `docs/fleet/`, from the reports of a whole run.
+//! The pictures in `docs/fleet/`, from the reports of a full run.
 
 use crate::{
-    CAPACITY,
     charts::{Axis, Chart, Curve, draw},
     report::Report,
+    scenarios::NEAR,
 };
 
 /// The size of the fleet whose renewals are drawn.
@@ -19,23 +19,23 @@ fn curve(
 ) -> Curve {
     let reports = reports.iter().filter(|report| report.scenario == scenario);
     let points = reports.map(|report| (report.processes as f64, value(report) as f64));
-    // Nothing has no place on an axis that grows tenfold.
+    // A logarithmic axis has no zero.
     Curve::new(name, points.filter(|(_, y)| *y > 0.0).collect())
 }
 
 fn capacity() -> Curve {
-    let y = f64::from(CAPACITY);
-    Curve::new("what the store can do", vec![(10.0, y), (1e6, y)])
+    let y = f64::from(NEAR.calls_per_second);
+    Curve::new("the limit of the store", vec![(10.0, y), (1e6, y)])
 }
 
-/// What is known so far of fleets of all sizes.
+/// The pictures of the reports so far.
 pub(crate) fn by_size(reports: &[Report]) {
     cold(reports);
     renewal(reports);
     cut(reports);
 }
 
-/// Cold starts: what they ask of IMS, and what of the store.
+/// Cold starts: their token requests, and their calls of the store.
 fn cold(reports: &[Report]) {
     const NAMES: [(&str, &str); 3] = [
         ("all start within 1 s", "within 1 s"),
@@ -50,7 +50,7 @@ fn cold(reports: &[Report]) {
     requests.push(curve(reports, alone, "without a store", |it| it.requests.total()));
     let mut calls: Vec<_> = NAMES
         .iter()
-        .map(|(scenario, name)| curve(reports, scenario, name, |it| it.load.calls.peak().into()))
+        .map(|(scenario, name)| curve(reports, scenario, name, |it| it.calls.peak()))
         .collect();
     calls.push(capacity());
     let x = "processes";
@@ -66,12 +66,12 @@ fn cold(reports: &[Report]) {
     draw("fleet/cold.svg", &SIZES, Some(&Axis::Tenfold(1.0..1e8)), &charts);
 }
 
-/// Renewals: what they ask of the store.
+/// Renewals: their calls of the store.
 fn renewal(reports: &[Report]) {
-    let peak = |scenario, name| curve(reports, scenario, name, |it| it.load.calls.peak().into());
+    let peak = |scenario, name| curve(reports, scenario, name, |it| it.calls.peak());
     let curves = [
-        peak("one renewal", "announced: taken within 30 s"),
-        peak("three days, silent store", "not announced: taken when due"),
+        peak("one renewal", "the store notifies: read within 30 s"),
+        peak("three days, silent store", "it does not: read when due"),
         capacity(),
     ];
     let (x, y) = ("processes", "calls in the busiest second");
@@ -96,7 +96,7 @@ fn cut(reports: &[Report]) {
     };
     let curves: Vec<_> = [
         minutes("store down, renewal", "the store is down"),
-        minutes("half cut off, renewal", "half of them do not reach it"),
+        minutes("half cut off, renewal", "half of the processes do not reach it"),
     ]
     .into_iter()
     .flatten()
@@ -113,7 +113,7 @@ fn cut(reports: &[Report]) {
     draw("fleet/cut.svg", &Axis::Even(0.0..18.0), None, &charts);
 }
 
-/// How many ask IMS themselves, of so many that start in one second.
+/// Token requests against the number of processes that start within one second.
 pub(crate) fn storm(curves: &[Curve]) {
     let charts = [Chart {
         title: "Cold start within a second",

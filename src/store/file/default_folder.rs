@@ -1,4 +1,4 @@
-//! Where a platform keeps what can be had again.
+//! The folder for caches of this user, by the conventions of the platform.
 
 use std::{env, path::PathBuf};
 
@@ -6,9 +6,8 @@ use crate::error::ConfigError;
 
 const NAME: &str = "tower-adobe-auth";
 
-/// The folder for caches of this user, by the conventions of the platform.
-pub(super) fn default() -> Result<PathBuf, ConfigError> {
-    // A path that is not absolute is to be ignored, says the XDG Base Directory Specification.
+pub(super) fn default_folder() -> Result<PathBuf, ConfigError> {
+    // The XDG Base Directory Specification says that a relative path is to be ignored.
     let folder = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let caches = if cfg!(windows) {
         folder("LOCALAPPDATA")
