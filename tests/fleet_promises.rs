@@ -205,6 +205,60 @@ async fn a_clock_minutes_ahead_brings_back_no_older_token() {
     assert_eq!(cached(&starts).unwrap(), "token-2");
 }
 
+/// Grants a lease, and answers this much later.
+#[derive(Clone)]
+struct Late(Remote, Duration);
+
+impl TokenStore for Late {
+    async fn acquire(
+        &self,
+        key: &str,
+        request: Option<&LeaseRequest>,
+    ) -> Result<Acquired, StoreError> {
+        let acquired = self.0.acquire(key, request).await;
+        sleep(if request.is_some() { self.1 } else { Duration::ZERO }).await;
+        acquired
+    }
+
+    async fn commit(
+        &self,
+        key: &str,
+        owner: &str,
+        record: Option<&StoredRecord>,
+    ) -> Result<CommitOutcome, StoreError> {
+        self.0.commit(key, owner, record).await
+    }
+
+    async fn changed(&self, key: &str) {
+        self.0.changed(key).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_stopped_with_its_lease_goes_back_to_no_older_token() {
+    let (ims, store) = (ims(), Remote::default());
+    let stopped = ims
+        .builder()
+        .store(Late(store.clone(), secs(3)))
+        .store_timeout(secs(10))
+        .lease_ttl(secs(2))
+        .wall_clock(wall_clock())
+        // A process that is stopped watches nothing.
+        .refresh_on_demand()
+        .build()
+        .unwrap();
+    stopped.warm_up();
+    sleep(millis(10)).await;
+    // Its lease ends after two seconds, and this process takes over.
+    let other = process(&ims, store.clone());
+    assert_eq!(token(&other).await, "token-1");
+
+    assert_eq!(token(&stopped).await, "token-2", "requested a second later");
+    sleep(MINUTE).await;
+
+    assert_eq!(stopped.refresh().await.unwrap().expose_secret(), "token-3");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_invalidated_token_does_not_come_back_from_the_store() {
     let (ims, store) = (ims(), Remote::default());

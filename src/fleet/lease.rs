@@ -9,7 +9,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{error::BoxError, store::StoredRecord};
+use crate::{clock::Moment, error::BoxError, store::StoredRecord};
 
 /// The most commits that wait. Older ones are dropped; their leases end by themselves.
 const MAX_COMMITS: usize = 8;
@@ -49,6 +49,8 @@ pub(super) struct Lease<'a> {
     owner: String,
     /// The number that orders the token that is requested under this lease.
     pub(super) fencing_token: u64,
+    /// When the lease was asked for.
+    pub(super) asked_at: Option<Moment>,
     may_be_held: bool,
     record: Option<StoredRecord>,
 }
@@ -63,7 +65,15 @@ impl<'a> Lease<'a> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes)?;
         let owner = format!("{:032x}", u128::from_be_bytes(bytes));
-        Ok(Self { commits, key, owner, fencing_token: 0, may_be_held: false, record: None })
+        Ok(Self {
+            commits,
+            key,
+            owner,
+            fencing_token: 0,
+            asked_at: None,
+            may_be_held: false,
+            record: None,
+        })
     }
 
     pub(super) fn owner(&self) -> &str {

@@ -155,6 +155,7 @@ impl Member {
                 LeaseRequest::new(lease.owner(), self.lease_ttl).with_above(above).with_seen(seen);
             // From here on the store may have granted the lease, whether or not its answer arrives.
             lease.set_may_be_held(true);
+            lease.asked_at = Some(self.clock.now());
             let Ok(acquired) = self.session.acquire(&snapshot.key, Some(&request)).await else {
                 return Turn::Request(None, alone);
             };
@@ -211,6 +212,7 @@ impl Member {
         let (reason, newest, backoff) = (need.reason, need.newer_than, need.backoff_if_it_fails);
         let own_stamp = need.stamp;
         let result = self.inside.obtain(need).await;
+        let lease = lease.filter(|lease| !self.is_late(lease, &result));
         let Some(mut lease) = lease else {
             // Ordered by the time of its request: after the tokens that were leased before, and before
             // those that are leased from now on.
@@ -261,6 +263,14 @@ impl Member {
             }
         }
         (result, request.due)
+    }
+
+    /// Returns whether a token was requested so long after the lease was asked for (because the process
+    /// was stopped in between) that another process may have had the lease meanwhile. A token of that
+    /// process has a higher fencing token, although it was requested earlier.
+    fn is_late(&self, lease: &Lease<'_>, result: &Result<Option<Supplied>, TokenError>) -> bool {
+        let (Ok(Some(supplied)), Some(asked_at)) = (result, lease.asked_at) else { return false };
+        asked_at.plus(self.lease_ttl / 2).has_come(supplied.sent)
     }
 
     /// How long the other processes leave IMS alone after this failure, the `count`th in a row.
