@@ -12,8 +12,9 @@
 //! - Within a minute after the last fault, all processes of a tenant send the same token, nothing fails,
 //!   and IMS gets only the requests of a fleet that shares.
 //!
-//! It runs with `cargo test --all-features --test chaos -- --ignored`. `CHAOS_SECONDS` sets for how long faults are drawn (default: 120), `CHAOS_SEED` repeats a schedule, and
-//! `CHAOS_ECHO` prints the journal while it is written.
+//! It runs with `cargo test --all-features --test chaos -- --ignored`. `CHAOS_SECONDS` sets for how long
+//! faults are drawn (default: 120), `CHAOS_SEED` repeats a schedule, and `CHAOS_ECHO` prints the journal
+//! while it is written.
 
 #![cfg(all(feature = "redis-store", feature = "reqwest", unix))]
 #![allow(clippy::unwrap_used)]

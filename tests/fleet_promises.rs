@@ -737,7 +737,7 @@ impl TokenStore for Forged {
     ) -> Result<Acquired, StoreError> {
         let acquired = self.inner.acquire(key, request).await?;
         let forged = Acquired::new(acquired.record().map(|record| {
-            let value = (self.forge)(str::from_utf8(record.value()).unwrap());
+            let value = (self.forge)(std::str::from_utf8(record.value()).unwrap());
             StoredRecord::new(record.fencing_token(), value).with_ttl(record.ttl().unwrap())
         }));
         Ok(match acquired.fencing_token() {
