@@ -14,7 +14,7 @@ use self::causes::{Bounded, bounded};
 /// A [`TokenError`] or an [`InsecureUri`] is found in it by downcast.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What kind of failure a [`TokenError`] is.
+/// The kind of failure of a [`TokenError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

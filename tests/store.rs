@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::{
     future::pending,
     sync::{
@@ -52,20 +54,10 @@ impl Ims {
         TokenSource::builder_from_fetcher(self.fetcher(DAY))
             .store(store)
             .store_name("test")
-            .wall_clock(virtual_wall_clock())
+            .wall_clock(support::wall_clock())
             .build()
             .unwrap()
     }
-}
-
-/// A wall clock that moves with the paused clock. Two token requests of a test would otherwise fall
-/// into one millisecond of the real clock, and could not be ordered.
-fn virtual_wall_clock() -> impl Fn() -> SystemTime + Send + Sync + 'static {
-    thread_local! {
-        static START: (Instant, SystemTime) = (Instant::now(), SystemTime::now());
-    }
-    let (monotonic, wall) = START.with(|start| *start);
-    move || wall + monotonic.elapsed()
 }
 
 struct Fetcher {

@@ -36,7 +36,7 @@ pub struct Credentials {
     secret: ClientSecret,
     next_secret: Option<ClientSecret>,
     scopes: Scopes,
-    /// Whether the scopes are empty on purpose.
+    /// `true` if the scopes are empty on purpose.
     without_scopes: bool,
     org_id: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! [`evaluate`]: what a record means for the process that reads it. Pure.
+//! [`evaluate`]: the meaning of a record for the process that reads it. Pure.
 //!
 //! | the record holds | the process |
 //! | --- | --- |
@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::record::{Record, SharedToken};
 use crate::clock::{MAX_LIFETIME, Moment};
 use crate::error::TokenError;
-use crate::source::{BELIEVED_PER_ORIGIN, Need, REFUSAL_WINDOW, Reason, Schedule, Stamp, Supplied};
+use crate::source::{BELIEVED_PER_ORIGIN, REFUSAL_WINDOW, Reason, Schedule, Stamp, Supplied};
 
 /// A token that another process requested so recently was requested because of the same change. Only for
 /// a fetcher of the user, whose secrets have no fingerprint.
@@ -22,7 +22,10 @@ const SAME_CHANGE: Duration = Duration::from_secs(2 * 60);
 /// The facts about the process that reads a record.
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
-    pub(super) need: &'a Need,
+    /// The stamp of the newest token that the process has had.
+    pub(super) newer_than: Stamp,
+    /// Why the process needs a token.
+    pub(super) reason: Reason,
     pub(super) now: Moment,
     pub(super) schedule: Schedule,
     /// The fingerprint of its secrets; `None` for a fetcher of the user.
@@ -37,7 +40,7 @@ pub(super) struct Reader<'a> {
     pub(super) max_hold: Duration,
 }
 
-/// What the process does.
+/// The next step of the process.
 pub(super) enum Verdict {
     /// Takes this token.
     Take(Supplied),
@@ -49,7 +52,7 @@ pub(super) enum Verdict {
     Request(Request),
 }
 
-/// What an attempt has to know about the record before it.
+/// The facts of the record before an attempt.
 #[derive(Default)]
 pub(super) struct Request {
     /// A newer token that is due: used if the attempt fails.
@@ -83,7 +86,7 @@ pub(super) fn evaluate(record: Record, ttl: Option<Duration>, reader: Reader<'_>
         request.last = Some(token);
     }
     let Some(failure) = failure else { return Verdict::Request(request) };
-    let left = failure.remaining(time, reader.need.reason == Reason::Missing);
+    let left = failure.remaining(time, reader.reason == Reason::Missing);
     let left = left.min(reader.max_hold);
     // A rejection does not concern those with another secret. The process that was rejected itself has
     // its own backoff.
@@ -97,7 +100,7 @@ pub(super) fn evaluate(record: Record, ttl: Option<Duration>, reader: Reader<'_>
     Verdict::Fail { error: failure.error(left), due: request.due }
 }
 
-/// What the token of a record is to the process that reads it.
+/// The use of a record's token to the process that reads it.
 enum Judgement {
     Take(Supplied),
     Keep,
@@ -111,17 +114,17 @@ enum Judgement {
 }
 
 fn judge(token: &SharedToken, time: u64, reader: Reader<'_>) -> Judgement {
-    let Reader { need, now, schedule, .. } = reader;
+    let Reader { newer_than, reason, now, schedule, .. } = reader;
     let (lifetime, left) = (token.lifetime(), token.remaining(time));
     let age = lifetime - left;
-    if token.stamp <= need.newer_than.0 {
+    if token.stamp <= newer_than.0 {
         let refusals = if age < REFUSAL_WINDOW { token.refusals } else { 0 };
-        let keep = match need.reason {
-            // One refusal after the other is no fault of the tokens. What a single process may believe
-            // would be too much if every process of a fleet believed it.
+        let keep = match reason {
+            // One refusal after the other is no fault of the tokens. A budget for each process would be
+            // too large for the fleet.
             Reason::Refused => refusals >= BELIEVED_PER_ORIGIN,
             Reason::CredentialsChanged => {
-                token.stamp == need.newer_than.0 && answers_change(token, age, reader)
+                token.stamp == newer_than.0 && answers_change(token, age, reader)
             }
             _ => false,
         };
@@ -143,7 +146,7 @@ fn judge(token: &SharedToken, time: u64, reader: Reader<'_>) -> Judgement {
     if thresholds.expired.has_come(now) {
         Judgement::Expired
     } else if thresholds.due.has_come(now)
-        || need.reason == Reason::CredentialsChanged && !answers_change(token, age, reader)
+        || reason == Reason::CredentialsChanged && !answers_change(token, age, reader)
     {
         Judgement::Due(supplied)
     } else {

@@ -14,7 +14,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The stamp of the token in the record.
 const STAMP: u64 = 100;
 
-/// What is in the record, and how old it is.
+/// The contents of the record, and its age.
 #[derive(Clone, Copy)]
 struct Given {
     token: Option<Token>,
@@ -28,7 +28,7 @@ struct Token {
     refusals: u32,
 }
 
-/// Who reads the record.
+/// The reader of the record.
 #[derive(Clone, Copy)]
 struct As {
     reason: Reason,
@@ -74,15 +74,9 @@ fn verdict(given: Given, reader: As) -> &'static str {
         None if given.token.is_some() => Record::of_token(token.unwrap(), committed.wall),
         None => return "request",
     };
-    let need = Need {
-        newer_than: Stamp(reader.newest),
-        stamp: Stamp(reader.newest + 1),
-        reason: reader.reason,
-        backoff_if_it_fails: Duration::ZERO,
-        credentials: None,
-    };
     let reader = Reader {
-        need: &need,
+        newer_than: Stamp(reader.newest),
+        reason: reader.reason,
         now: committed.plus(given.age),
         schedule: Schedule { refresh_at: 23.0 / 24.0, jitter: 0.0 },
         secrets: reader.secrets,
@@ -190,15 +184,9 @@ fn a_due_token_is_used_while_a_failure_holds() {
     let failure = SharedFailure::new(&error, STAMP + 5, 1, None).unwrap();
     let token = Some(shared_token(TOKEN, sent));
     let record = Record::of_failure(failure, MINUTE, token, committed.wall);
-    let need = Need {
-        newer_than: Stamp::default(),
-        stamp: Stamp(1),
-        reason: Reason::Missing,
-        backoff_if_it_fails: Duration::ZERO,
-        credentials: None,
-    };
     let reader = Reader {
-        need: &need,
+        newer_than: Stamp::default(),
+        reason: Reason::Missing,
         now: committed,
         schedule: Schedule { refresh_at: 23.0 / 24.0, jitter: 0.0 },
         secrets: None,
@@ -238,7 +226,7 @@ fn a_store_that_counts_down_makes_skewed_clocks_harmless() {
 }
 
 #[test]
-fn a_record_put_back_with_a_new_time_to_live_is_as_old_as_the_clock_says() {
+fn a_record_put_back_is_as_old_as_the_clock_says() {
     assert_eq!(remaining(Some(DAY), 14 * HOUR, 0), 10 * HOUR + 5 * MINUTE);
     assert_eq!(remaining(Some(10 * DAY), 25 * HOUR, 0), Duration::ZERO);
 }

@@ -14,8 +14,8 @@ use super::session::{Call, Session};
 use crate::clock::{Clock, Deadline, Moment, WaitError, unix_millis};
 use crate::error::TokenError;
 use crate::foreign::{Panicked, caught};
-use crate::source::{Need, Schedule, Stamp, Supply};
-use crate::store::{Acquired, Keys, is_plausible, open};
+use crate::source::{Reason, Schedule, Stamp, Supply};
+use crate::store::{Acquired, Keys, StoredRecord, is_plausible, open};
 use crate::telemetry::events;
 
 /// The highest fencing token that follows a wall clock, however wrong the clock is.
@@ -60,63 +60,64 @@ impl Member {
         }
     }
 
-    /// What the record of an `acquire` means for this process, and the word for it in the metrics.
+    /// Judges the record of an `acquire` for a process that needs a token newer than `newer_than` for this
+    /// reason. Returns the verdict and its name in the metrics.
     pub(super) fn evaluate(
         &self,
         snapshot: &Snapshot,
         acquired: &Acquired,
-        need: &Need,
+        newer_than: Stamp,
+        reason: Reason,
     ) -> (Verdict, &'static str) {
+        let Some(stored) = acquired.record() else {
+            return (Verdict::Request(Request::default()), "miss");
+        };
         let now = self.clock.now();
-        let (verdict, outcome) = match acquired.record() {
-            None => (Verdict::Request(Request::default()), "miss"),
-            Some(record) => {
-                let opened = match is_plausible(record.fencing_token(), self.unix_millis()) {
-                    true => open::<Record>(&snapshot.key, record, &self.keys),
-                    false => Err("the fencing token is out of range"),
-                };
-                // A token never comes after its record. No token could ever follow a forged stamp at
-                // the end of the range.
-                let limit = record.fencing_token();
-                let opened = opened.and_then(|it| match &it.token {
-                    _ if it.is_ageless(now.wall, record.ttl()) => Err("its age is unknown"),
-                    Some(token) if token.stamp > limit => Err("the stamp is out of range"),
-                    Some(token) if !token.is_sendable() => Err("the token is no header value"),
-                    _ => Ok(it),
-                });
-                match opened {
-                    Err(reason) => {
-                        events::record_ignored(reason);
-                        let request = Request { is_unreadable: true, ..Request::default() };
-                        (Verdict::Request(request), "unreadable")
-                    }
-                    Ok(opened) => {
-                        let reader = Reader {
-                            need,
-                            now,
-                            schedule: self.schedule,
-                            secrets: snapshot.secrets.as_deref(),
-                            requested: Stamp(self.requested.load(Ordering::Acquire)),
-                            failed: Stamp(self.failed.load(Ordering::Acquire)),
-                            alone: *self.alone.lock().unwrap_or_else(PoisonError::into_inner),
-                            max_hold: self.retry_after_cap,
-                        };
-                        let verdict = evaluate(opened, record.ttl(), reader);
-                        let outcome = match &verdict {
-                            Verdict::Take(_) | Verdict::Keep => "hit",
-                            Verdict::Fail { .. } => "failure",
-                            Verdict::Request(_) => "stale",
-                        };
-                        (verdict, outcome)
-                    }
-                }
+        let record = match self.open(snapshot, stored, now) {
+            Ok(record) => record,
+            Err(reason) => {
+                events::record_ignored(reason);
+                let request = Request { is_unreadable: true, ..Request::default() };
+                return (Verdict::Request(request), "unreadable");
             }
         };
-        if outcome == "hit" {
-            // A store that gave a token is of use, whatever failed before.
-            self.session.record_success(Call::Commit);
-        }
+        let reader = Reader {
+            newer_than,
+            reason,
+            now,
+            schedule: self.schedule,
+            secrets: snapshot.secrets.as_deref(),
+            requested: Stamp(self.requested.load(Ordering::Acquire)),
+            failed: Stamp(self.failed.load(Ordering::Acquire)),
+            alone: *self.alone.lock().unwrap_or_else(PoisonError::into_inner),
+            max_hold: self.retry_after_cap,
+        };
+        let verdict = evaluate(record, stored.ttl(), reader);
+        let outcome = match &verdict {
+            Verdict::Take(_) | Verdict::Keep => {
+                // A store that gave a token is of use, whatever failed before.
+                self.session.record_success(Call::Commit);
+                "hit"
+            }
+            Verdict::Fail { .. } => "failure",
+            Verdict::Request(_) => "stale",
+        };
         (verdict, outcome)
+    }
+
+    /// Opens and checks a record. The error is the reason why it cannot be used.
+    fn open(
+        &self,
+        snapshot: &Snapshot,
+        stored: &StoredRecord,
+        now: Moment,
+    ) -> Result<Record, &'static str> {
+        if !is_plausible(stored.fencing_token(), self.unix_millis()) {
+            return Err("the fencing token is out of range");
+        }
+        let record: Record = open(&snapshot.key, stored, &self.keys)?;
+        record.check(stored.fencing_token(), stored.ttl(), now.wall)?;
+        Ok(record)
     }
 
     /// The time by which fencing tokens are ordered.

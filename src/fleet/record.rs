@@ -1,7 +1,7 @@
 //! [`Record`]: the facts that the processes of a fleet share. Pure.
 //!
-//! A record holds the last token, and the outcome of the last attempt if it failed. Whoever reads the
-//! record knows whether to take the token, to fail with the words of IMS, or to make an attempt of its
+//! A record holds the last token, and the outcome of the last attempt if it failed. A process that reads
+//! the record knows whether to take the token, to fail with the words of IMS, or to make an attempt of its
 //! own; nothing is guessed from the age of a token or from a lease that was given back.
 
 use std::time::{Duration, SystemTime};
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::clock::{millis, unix_millis};
 use crate::error::{ErrorKind, ImsFailure, TokenError};
 use crate::ims::TokenResponse;
-use crate::source::Supplied;
+use crate::source::{CALLERS_CAP, Supplied};
 
 /// By how much the clocks of two machines may differ where the store counts time down.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
@@ -22,14 +22,10 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 /// failures goes on.
 const FAILURE_MEMORY: Duration = Duration::from_secs(5 * 60);
 
-/// The longest time for which a process without a token leaves IMS alone because another process failed:
-/// its callers are served that soon after an outage.
-const MAX_URGENT_HOLD: Duration = Duration::from_secs(10);
-
 /// The longest text of IMS that is read; what a process stores is shorter.
 const MAX_TEXT_LEN: usize = 1_000;
 
-/// What the processes of a fleet know about their token. Times are milliseconds since 1970 by the clock
+/// The knowledge of a fleet about its token. Times are milliseconds since 1970 by the clock
 /// of the process that committed the record.
 #[derive(Deserialize, Serialize)]
 pub(super) struct Record {
@@ -96,7 +92,7 @@ enum FailureKind {
 #[derive(Deserialize, Serialize)]
 struct Answer {
     status: u16,
-    /// Whether IMS asked for the pause with `Retry-After`.
+    /// `true` if IMS asked for the pause with `Retry-After`.
     asked: bool,
     error: Option<String>,
     error_description: Option<String>,
@@ -125,11 +121,30 @@ impl Record {
         Self { committed_at, kept_for, token, failure: Some(failure) }
     }
 
-    /// Returns whether the clock of the process that committed the record is so far ahead of ours that
-    /// the age of the record is unknown: the store does not tell it either.
-    pub(super) fn is_ageless(&self, now: SystemTime, ttl: Option<Duration>) -> bool {
+    /// Checks that a process can use the record, which has this fencing token and time to live.
+    ///
+    /// # Errors
+    ///
+    /// The reason why it cannot.
+    pub(super) fn check(
+        &self,
+        fencing_token: u64,
+        ttl: Option<Duration>,
+        now: SystemTime,
+    ) -> Result<(), &'static str> {
+        // The clock of the process that committed the record is far ahead of ours, and the store does not
+        // tell the age of the record either.
         let latest = unix_millis(now).saturating_add(millis(MAX_CLOCK_SKEW));
-        ttl.is_none() && self.committed_at > latest
+        if ttl.is_none() && self.committed_at > latest {
+            return Err("the age of the record is unknown");
+        }
+        match &self.token {
+            // A token never comes after its record. No token could ever follow a forged stamp at the end
+            // of the range.
+            Some(token) if token.stamp > fencing_token => Err("the stamp is out of range"),
+            Some(token) if !token.is_sendable() => Err("the token is no header value"),
+            _ => Ok(()),
+        }
     }
 
     /// The time to live of the record.
@@ -233,11 +248,11 @@ impl SharedFailure {
     }
 
     /// How long the failure still holds at `time`. A process without a token (`is_urgent`) leaves IMS
-    /// alone for at most [`MAX_URGENT_HOLD`], unless IMS asked for more or rejected the secret.
+    /// alone for at most [`CALLERS_CAP`], as without a store, unless IMS asked for more or rejected the secret.
     pub(super) fn remaining(&self, time: u64, is_urgent: bool) -> Duration {
         let asked = self.answer.as_ref().is_some_and(|answer| answer.asked);
         let until = match is_urgent && !asked && self.secrets.is_none() {
-            true => self.until.min(self.at.saturating_add(millis(MAX_URGENT_HOLD))),
+            true => self.until.min(self.at.saturating_add(millis(CALLERS_CAP))),
             false => self.until,
         };
         Duration::from_millis(until.saturating_sub(time))
@@ -248,24 +263,23 @@ impl SharedFailure {
         let (kind, message) = match self.kind {
             FailureKind::Rejected => (
                 ErrorKind::Rejected,
-                "IMS rejected the token request of another process with the same secret",
+                "IMS rejected the token request of a process of the fleet with the same secret",
             ),
             FailureKind::Throttled => (
                 ErrorKind::Throttled,
-                "IMS throttles this client; another process of the fleet was told so",
+                "IMS throttles this client, as it told a process of the fleet",
             ),
-            FailureKind::Unavailable => (
-                ErrorKind::Unavailable,
-                "IMS is unavailable; another process of the fleet was told so",
-            ),
+            FailureKind::Unavailable => {
+                (ErrorKind::Unavailable, "IMS is unavailable, as a process of the fleet has found")
+            }
             FailureKind::Connection => {
-                (ErrorKind::Connection, "IMS could not be reached by another process of the fleet")
+                (ErrorKind::Connection, "IMS could not be reached by a process of the fleet")
             }
             FailureKind::Timeout => {
-                (ErrorKind::Timeout, "IMS did not respond in time to another process of the fleet")
+                (ErrorKind::Timeout, "IMS did not respond in time to a process of the fleet")
             }
             FailureKind::Malformed => {
-                (ErrorKind::Malformed, "IMS sent no usable token to another process of the fleet")
+                (ErrorKind::Malformed, "IMS sent no usable token to a process of the fleet")
             }
         };
         let status = self.answer.as_ref().and_then(|it| StatusCode::from_u16(it.status).ok());

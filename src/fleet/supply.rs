@@ -23,9 +23,9 @@ use super::member::{MAX_FENCING_TOKEN, Member};
 use super::record::{Record, SharedFailure, SharedToken};
 use super::session::{Call, Session, Unavailable};
 use super::watcher;
-use crate::clock::unix_millis;
+use crate::clock::{Deadline, unix_millis};
 use crate::error::{StoreError, TokenError};
-use crate::source::{BoxFuture, Need, Reason, Stamp, Supplied, Supply, Watching};
+use crate::source::{BoxFuture, CALLERS_CAP, Need, Reason, Stamp, Supplied, Supply, Watching};
 use crate::store::{LeaseRequest, is_plausible, seal};
 use crate::telemetry::events;
 
@@ -57,9 +57,6 @@ const MAX_HOLD: Duration = Duration::from_secs(4);
 /// The same for a secret that IMS rejected, and for the processes that have it.
 const FIRST_REJECTED_HOLD: Duration = Duration::from_secs(2);
 const MAX_REJECTED_HOLD: Duration = Duration::from_secs(30);
-
-/// The longest pause of a process while callers wait for a token; see the backoff of the source.
-const CALLERS_CAP: Duration = Duration::from_secs(10);
 
 impl Supply for Member {
     fn obtain(&self, need: Need) -> BoxFuture<'_, Result<Option<Supplied>, TokenError>> {
@@ -99,7 +96,7 @@ impl Supply for Member {
     }
 }
 
-/// What an attempt does after the store was asked.
+/// The next step of an attempt after the store was asked.
 enum Turn<'a> {
     /// Ends with this result; a failure with the newer token that is due, if there is one.
     End(Result<Option<Supplied>, TokenError>, Option<Supplied>),
@@ -111,7 +108,7 @@ impl Member {
     async fn attempt(&self, need: Need) -> Result<Option<Supplied>, TokenError> {
         let snapshot = self.snapshot().await?;
         // Left over from an attempt that was cut short. The others may wait for this lease.
-        let _ = timeout(self.session.budget(), self.commit_all()).await;
+        let _ = Deadline::after(self.session.budget()).wait_for(self.commit_all(), || {}).await;
         let reason = need.reason;
         let (result, due) = match self.turn(&snapshot, &need).await {
             Turn::End(result, due) => (result, due),
@@ -169,7 +166,8 @@ impl Member {
             lease.fencing_token = granted.unwrap_or_default();
 
             let version = acquired.record().map_or(0, |record| record.fencing_token());
-            let (verdict, outcome) = self.evaluate(snapshot, &acquired, need);
+            let (verdict, outcome) =
+                self.evaluate(snapshot, &acquired, need.newer_than, need.reason);
             let outcome = match verdict {
                 _ if granted.is_some() => "granted",
                 Verdict::Request(_) if version <= seen => "held",

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::session::{Call, Unavailable};
 use super::{evaluate::Verdict, issuer::Snapshot, member::Member};
-use crate::source::{Need, Reason, Stamp, Watching};
+use crate::source::{Reason, Watching};
 
 /// The processes of a fleet that have a good token read a new record within this time, not all at once.
 const SPREAD: Duration = Duration::from_secs(30);
@@ -96,14 +96,8 @@ async fn read(
     source: &dyn Watching,
 ) -> Result<(), Unavailable> {
     let acquired = member.session.acquire(&snapshot.key, None).await?;
-    let need = Need {
-        newer_than: source.have().newest,
-        stamp: Stamp::default(),
-        reason: Reason::Due,
-        backoff_if_it_fails: Duration::ZERO,
-        credentials: None,
-    };
-    let (verdict, outcome) = member.evaluate(snapshot, &acquired, &need);
+    let newest = source.have().newest;
+    let (verdict, outcome) = member.evaluate(snapshot, &acquired, newest, Reason::Due);
     member.session.count(Call::Read, outcome);
     if let Verdict::Take(supplied) = verdict {
         member.issuer.record_use(snapshot);

@@ -56,7 +56,7 @@ static CLIENTS: Mutex<Vec<(Settings, Weak<ReqwestTransport>)>> = Mutex::new(Vec:
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Settings {
     connect_timeout: Duration,
-    /// Whether IMS is reached over plain `http`, which is for loopback only.
+    /// `true` if IMS is reached over plain `http`, which is for loopback only.
     is_plain: bool,
 }
 

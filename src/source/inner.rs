@@ -156,7 +156,7 @@ impl Inner {
         self.change(|state, _| if wanted(state) { state.start(now, longest) } else { None })
     }
 
-    /// What the source has, for a supply that watches other processes.
+    /// The token that the source has, for a supply that watches other processes.
     pub(super) fn have(&self) -> Have {
         let (now, snapshot) = (self.now(), self.snapshot());
         let is_usable = snapshot.state.token(now).is_some();

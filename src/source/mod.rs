@@ -126,6 +126,7 @@ pub(crate) use self::{
     builder::WrapSupply,
     inner::Settings,
     policy::Schedule,
+    policy::backoff::CALLERS_CAP,
     policy::refusals::{BELIEVED_PER_ORIGIN, WINDOW as REFUSAL_WINDOW},
     supply::{BoxFuture, Need, Reason, Stamp, Supplied, Supply, Watching},
 };

@@ -64,14 +64,14 @@ pub(crate) trait Supply: Send + Sync + 'static {
 /// The source for which a supply watches other processes.
 #[cfg_attr(not(feature = "store"), expect(dead_code, reason = "only a fleet has other processes"))]
 pub(crate) trait Watching: Send + Sync {
-    /// What the source has now.
+    /// The token that the source has now.
     fn have(&self) -> Have;
 
     /// Caches a token that another process obtained.
     fn take(&self, supplied: Supplied);
 }
 
-/// What a source has without asking its supply.
+/// The token that a source has without asking its supply.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(feature = "store"), expect(dead_code, reason = "only a fleet asks"))]
 pub(crate) struct Have {

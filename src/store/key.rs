@@ -116,7 +116,7 @@ impl Keys {
 
     /// A keyed hash of secrets, by which processes with the same secrets recognize each other.
     ///
-    /// Whoever reads the store sees only the hash. It is keyed with the store key if there is one, and
+    /// A reader of the store sees only the hash. It is keyed with the store key if there is one, and
     /// salted with `salt`, so that a table of hashes made in advance finds nothing.
     pub(crate) fn fingerprint<'a>(
         &'a self,

@@ -49,7 +49,7 @@ struct Shared {
     changes: watch::Sender<()>,
 }
 
-/// What is kept for one key.
+/// The record and the lease of one key.
 #[derive(Default)]
 struct Entry {
     /// The record, and when it ends.

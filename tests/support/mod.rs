@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -50,6 +50,16 @@ pub fn current_thread() -> Runtime {
 
 pub fn multi_thread(worker_threads: usize) -> Runtime {
     Builder::new_multi_thread().worker_threads(worker_threads).enable_all().build().unwrap()
+}
+
+/// A wall clock that moves with the paused one. Two token requests would otherwise fall into one
+/// millisecond of the real clock, and could not be ordered.
+pub fn wall_clock() -> impl Fn() -> SystemTime + Send + Sync + 'static {
+    thread_local! {
+        static START: (Instant, SystemTime) = (Instant::now(), SystemTime::now());
+    }
+    let (monotonic, wall) = START.with(|start| *start);
+    move || wall + monotonic.elapsed()
 }
 
 /// The response of an [`Ims`] to one token request.

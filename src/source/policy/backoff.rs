@@ -29,7 +29,7 @@ pub(crate) struct Pauses {
 
 /// The longest pause while callers ask and no usable token is cached, so that they are served within
 /// 10 s after an outage has ended.
-const CALLERS_CAP: Duration = Duration::from_secs(10);
+pub(crate) const CALLERS_CAP: Duration = Duration::from_secs(10);
 
 /// The first pause in the background after a permanent failure, such as a wrong secret. It doubles with
 /// each further one. The retry lets a service recover that gets no traffic because its readiness probe

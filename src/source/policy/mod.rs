@@ -1,7 +1,7 @@
 //! The rules of a source as pure functions: when a token is refreshed, how long to back off, and
 //! which 401 to believe.
 
-mod backoff;
+pub(in crate::source) mod backoff;
 pub(crate) mod refusals;
 mod schedule;
 

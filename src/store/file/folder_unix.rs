@@ -53,7 +53,7 @@ impl Folder {
         Self::check(path, opened)
     }
 
-    /// Whoever may write the folder, or owns it, can replace each file in it. Root may use the folder of
+    /// A user who may write the folder, or owns it, can replace each file in it. Root may use the folder of
     /// any user, and gives that user the files that it creates.
     fn check(path: &Path, opened: OwnedFd) -> Result<Self, FileError> {
         let stat = fstat(&opened).map_err(|error| {
