@@ -13,14 +13,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::SystemTime,
 };
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use support::{DAY, FIREFLY, HOUR, Ims, MINUTE, Reply, api, bearer, get, millis, secs};
+use support::{DAY, FIREFLY, HOUR, Ims, MINUTE, Reply, api, bearer, get, millis, secs, wall_clock};
 use tokio::{
     sync::watch,
     time::{Duration, Instant, sleep},
@@ -97,15 +96,6 @@ impl TokenStore for Remote {
     async fn changed(&self, key: &str) {
         let _ = self.bell(key).subscribe().changed().await;
     }
-}
-
-/// A wall clock that moves with the paused one.
-fn wall_clock() -> impl Fn() -> SystemTime + Send + Sync + 'static {
-    thread_local! {
-        static START: (Instant, SystemTime) = (Instant::now(), SystemTime::now());
-    }
-    let (monotonic, wall) = START.with(|start| *start);
-    move || wall + monotonic.elapsed()
 }
 
 /// A source as another process would have it.
@@ -417,6 +407,31 @@ async fn a_new_secret_is_tried_again_after_a_failure() {
     sleep(5 * MINUTE).await;
 
     assert_eq!(cached(&tokens).unwrap(), "token-7");
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_that_change_after_a_shared_token_are_noticed() {
+    // Before the background task compares the credentials for the first time, and after it.
+    for at in [1, 900, 5_000] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("credentials.json");
+        write_credentials(&file, "tenant-one");
+        let store = Remote::default();
+        let process = || {
+            let provider = FileCredentials::open(&file).unwrap();
+            builder_by_client(provider, secs(2)).store(store.clone()).build().unwrap()
+        };
+        token(&process()).await;
+        sleep(secs(1)).await;
+        let tokens = process();
+        assert_eq!(token(&tokens).await, "of-tenant-one");
+        sleep(millis(at)).await;
+
+        write_credentials(&file, "tenant-two");
+        sleep(MINUTE).await;
+
+        assert_eq!(cached(&tokens).unwrap(), "of-tenant-two", "changed after {at} ms");
+    }
 }
 
 /// Credentials that take their time.

@@ -1,5 +1,7 @@
 //! [`Issuer`]: whose tokens a fleet shares, and one snapshot of the credentials for each attempt.
 
+use std::sync::Arc;
+
 use crate::{
     credentials::Credentials,
     error::TokenError,
@@ -7,10 +9,10 @@ use crate::{
     store::{Keys, hash},
 };
 
-/// Who issues the tokens.
+/// The issuer of the tokens.
 pub(super) enum Issuer {
     /// IMS, to the credentials of this client.
-    Ims(ImsClient),
+    Ims(Arc<ImsClient>),
     /// A fetcher of the user, whose tokens are shared under this name.
     Named(String),
 }
@@ -47,8 +49,8 @@ impl Issuer {
         }
     }
 
-    /// Records that the source uses a token of these credentials, so that only other credentials count
-    /// as a change.
+    /// Records that the source uses a token of these credentials, if it has used none before. Other
+    /// credentials then count as a change.
     pub(super) fn record_use(&self, snapshot: &Snapshot) {
         if let (Self::Ims(ims), Some(credentials)) = (self, &snapshot.credentials) {
             ims.record_use(credentials);

@@ -52,7 +52,7 @@ impl WrapSupply for Sharing {
     fn wrap(
         self: Box<Self>,
         supply: Arc<dyn Supply>,
-        ims: Option<ImsClient>,
+        ims: Option<Arc<ImsClient>>,
         source: &Settings,
     ) -> Result<Arc<dyn Supply>, ConfigError> {
         let Self { store, name, keys, timeout, lease_ttl } = *self;

@@ -40,6 +40,14 @@ impl LastCredentials {
         last.replace(fingerprint).is_some_and(|last| last != fingerprint)
     }
 
+    /// Records the credentials of a shared token, unless others were recorded before: a change since then
+    /// is still to be reported.
+    #[cfg(feature = "store")]
+    pub(super) fn record_first(&self, fingerprint: u64) {
+        let mut first = self.fingerprint.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(fingerprint);
+    }
+
     /// Records the credentials of a token request that has ended.
     ///
     /// A change that was reported during the request may have been taken for part of it. It is then

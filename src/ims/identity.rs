@@ -31,10 +31,10 @@ impl ImsClient {
         identity
     }
 
-    /// Records that a token of these credentials is used, which another process has requested. Only
-    /// other credentials then count as a change.
+    /// Records that a token of these credentials is used, which another process has requested. Other
+    /// credentials then count as a change, which the first comparison would otherwise miss.
     #[cfg(feature = "store")]
     pub(crate) fn record_use(&self, credentials: &Credentials) {
-        self.last_credentials().record(self.fingerprint_of(credentials));
+        self.last_credentials().record_first(self.fingerprint_of(credentials));
     }
 }

@@ -71,7 +71,7 @@ pub(crate) trait WrapSupply: fmt::Debug + Send {
     fn wrap(
         self: Box<Self>,
         supply: Arc<dyn Supply>,
-        ims: Option<ImsClient>,
+        ims: Option<Arc<ImsClient>>,
         source: &Settings,
     ) -> Result<Arc<dyn Supply>, ConfigError>;
 
@@ -219,7 +219,7 @@ impl<F> TokenSourceBuilder<F> {
 fn finish(
     settings: Settings,
     fetcher: impl Fetch,
-    ims: Option<ImsClient>,
+    ims: Option<Arc<ImsClient>>,
     wrapper: Option<Box<dyn WrapSupply>>,
 ) -> Result<TokenSource, ConfigError> {
     let direct = direct(fetcher, &settings);
@@ -270,11 +270,12 @@ impl TokenSourceBuilder<ImsClientBuilder> {
     pub fn build(self) -> Result<TokenSource, ConfigError> {
         self.check()?;
         let Self { fetcher, mut settings, attempt_timeout, wrapper } = self;
-        let client = fetcher.build()?.with_clock(settings.clock.clone());
+        let client = Arc::new(fetcher.build()?.with_clock(settings.clock.clone()));
         // Leaves time to read the credentials, and to try a second secret.
         let default = client.request_timeout().saturating_mul(2);
         settings.attempt_timeout = attempt_timeout.unwrap_or(default);
-        finish(settings, client.clone(), Some(client), wrapper)
+        // One client, so that the wrapper and the fetcher know the same last credentials.
+        finish(settings, Arc::clone(&client), Some(client), wrapper)
     }
 }
 

@@ -1,6 +1,7 @@
 //! [`FetchToken`]: the trait of a token fetcher, which the client of IMS implements.
 
 use std::future::{Future, pending};
+use std::sync::Arc;
 
 use crate::{
     credentials::Credentials,
@@ -89,7 +90,7 @@ impl FetchToken for ImsClient {
 #[derive(Debug)]
 pub struct Custom<F>(pub(super) F);
 
-/// What requests the tokens of a source: IMS's client, or a fetcher of the user.
+/// The fetcher of a source: IMS's client, which the source may share, or one of the user.
 pub(crate) trait Fetch: Send + Sync + 'static {
     /// Fetches a token with these credentials, or with those that it reads itself.
     fn fetch(
@@ -101,7 +102,7 @@ pub(crate) trait Fetch: Send + Sync + 'static {
     fn changed(&self) -> impl Future<Output = ()> + Send;
 }
 
-impl Fetch for ImsClient {
+impl Fetch for Arc<ImsClient> {
     async fn fetch(&self, credentials: Option<Credentials>) -> Result<TokenResponse, TokenError> {
         match credentials {
             Some(credentials) => self.request_token_with(&credentials).await,
