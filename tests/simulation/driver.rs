@@ -13,7 +13,7 @@ use crate::{
     callers::{Client, Manner},
     credentials::{Mood, Provider},
     foreign::Foreign,
-    ims::BAD,
+    ims::{BAD, Reason},
     moment::{Moment, Pace, Turn},
     promises::*,
     runtimes::{Runtimes, settle},
@@ -299,7 +299,12 @@ impl Driver {
                 let loses = self.rng.bool();
                 self.runtimes.on_other(|| {
                     simulation.note_trouble("refresh on another runtime");
-                    simulation.world().may_be_lost = true;
+                    let now = simulation.now();
+                    {
+                        let mut world = simulation.world();
+                        world.may_be_lost = true;
+                        world.started_elsewhere |= !matches!(world.reason(now), Reason::None);
+                    }
                     if loses {
                         simulation.invalidate(tokens);
                     }

@@ -89,7 +89,7 @@ impl InProgress {
 
 /// Why a request may be sent although the last one did not fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Reason {
+pub(crate) enum Reason {
     AfterFailure,
     Missing,
     Due,
@@ -144,7 +144,7 @@ impl World {
     }
 
     /// Why IMS gets a request now.
-    fn reason(&self, now: Moment) -> Reason {
+    pub(crate) fn reason(&self, now: Moment) -> Reason {
         if self.leave_alone.is_some() {
             return Reason::AfterFailure;
         }
@@ -160,6 +160,9 @@ impl World {
             Reason::Changed
         } else if !self.refused_by.is_empty() {
             Reason::Refused(self.refused_by.clone())
+        } else if self.started_elsewhere {
+            // The clock may have been set meanwhile, so that the reason holds no longer.
+            Reason::Requested
         } else {
             Reason::None
         }
@@ -413,6 +416,7 @@ impl Simulation {
         let number = world.requests;
         world.note(now, if is_on_main { "request" } else { "request on the other runtime" }, 0);
         let reason = world.check_request(now);
+        world.started_elsewhere &= is_on_main;
         world.requested_with = secret.or(world.requested_with);
         // A refresh that was in progress when the change was noticed may have read the old
         // credentials: one more follows, so a change may cost two.

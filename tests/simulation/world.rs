@@ -153,6 +153,8 @@ pub(crate) struct World {
     pub(crate) panics: u32,
     /// A refresh was started on the other runtime since the last panic: it may be lost.
     pub(crate) may_be_lost: bool,
+    /// A refresh with a reason may have started on the other runtime, which has not driven it yet.
+    pub(crate) started_elsewhere: bool,
     /// Failed attempts in a row during which the process stood still.
     pub(crate) stood_failures: u32,
     pub(crate) failed: Vec<Failed>,
@@ -225,6 +227,7 @@ impl World {
             failures: Failures::default(),
             panics: 0,
             may_be_lost: false,
+            started_elsewhere: false,
             stood_failures: 0,
             failed: Vec::new(),
             leave_alone: None,
